@@ -1,0 +1,376 @@
+"""The nouns of the gate, in the order in which they flow. Everything here is frozen.
+
+Shapes: R audited records (members, then non-members), S shadow models, K classes,
+U records that shadows may be trained on (the R audited ones, then the population).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+MEMBER, NONMEMBER, WITHHELD = 1, 0, -1
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+def _freeze(*arrays: NDArray[Any] | None) -> None:
+    for array in arrays:
+        if array is not None:
+            array.flags.writeable = False
+
+
+# --- the candidate --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetHint:
+    """A dataset input that the source run logged: a hint for people, never a source of records."""
+
+    name: str
+    context: str
+    source_type: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The model under audit: resolved once, copied to a private snapshot, named by its content."""
+
+    uri: str  # as asked for
+    resolved_uri: str  # models:/name/7 after the alias was followed once
+    snapshot: Path  # private copy; nothing after the resolution reads the live store
+    digest: str  # sha256 over the snapshot's files
+    flavor: Literal["sklearn", "pytorch", "lightgbm", "xgboost", "pyfunc"]
+    executes_code: bool  # loading it runs code that came with the model
+    name: str | None = None
+    version: str | None = None
+    model_id: str | None = None
+    run_id: str | None = None
+    tags: Mapping[str, str] = EMPTY
+    params: Mapping[str, str] = EMPTY
+    metrics: Mapping[str, float] = EMPTY
+    datasets: Sequence[DatasetHint] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What loading the candidate in a process of its own told about it."""
+
+    flavor: str
+    kind: Literal["classifier", "regressor", "module", "unknown"]
+    classes: tuple[Any, ...] | None  # the fitted model's own class order, where it has one
+    recipe: Mapping[str, Any] | None  # canonical description of the estimator to clone; None: cannot be cloned
+    versions: Mapping[str, str] = EMPTY  # library versions the model was loaded with
+
+
+# --- the data -------------------------------------------------------------------------------------------------------
+
+
+class Role(StrEnum):
+    """What the manifest says of a record."""
+
+    MEMBERS = "members"
+    NONMEMBERS = "nonmembers"
+    POPULATION = "population"
+    SEEN = "seen"  # validation or early-stopping records: neither member nor non-member, used as neither
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Audit:
+    """The answer key over R records; the pipeline holds it, an attack never sees it."""
+
+    member: Bools  # [R]
+    labels: Ints  # [R] class index 0..K-1
+    persons: Ints  # [R] dense index of the person; equal to the row where no person column exists
+    classes: tuple[str, ...]  # [K] names, in the order of the model's columns
+    groups: Mapping[str, NDArray[np.str_]] = EMPTY  # name -> [R]
+    has_persons: bool = False
+
+    def __post_init__(self) -> None:
+        _freeze(self.member, self.labels, self.persons)
+
+
+# --- what models say ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """What one model answered for n records."""
+
+    values: NDArray[np.floating[Any]]  # [n, K]
+    kind: Literal["logits", "probabilities"]
+    resolution: float = 0.0  # smallest probability step that the output path can express; 0: as fine as float64
+
+    def __post_init__(self) -> None:
+        _freeze(self.values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observations:
+    """All that an attack sees. Membership is visible through `known` alone.
+
+    target            signal name -> [R], float64
+    labels            [R] class index
+    known             [R] int8: 1 member, 0 non-member, -1 withheld
+    persons           [R] dense index of the person
+    classes           K
+    references        signal name -> [S, R] of the shadow models on the same records; empty without shadows
+    reference_member  [S, R] whether record r was in the training set of shadow s; None without shadows
+    """
+
+    target: Mapping[str, Floats]
+    labels: Ints
+    known: NDArray[np.int8]
+    persons: Ints
+    classes: int
+    references: Mapping[str, Floats] = EMPTY
+    reference_member: Bools | None = None
+
+    def __post_init__(self) -> None:
+        _freeze(*self.target.values(), *self.references.values())
+        _freeze(self.labels, self.known, self.persons, self.reference_member)
+
+    @property
+    def n(self) -> int:
+        """R."""
+        return len(self.labels)
+
+    @property
+    def shadows(self) -> int:
+        """S."""
+        return 0 if self.reference_member is None else len(self.reference_member)
+
+    def reveal(self, member: Bools, where: Bools) -> Observations:
+        """The same observations with the membership of the records in `where` ([R]) known and all other withheld."""
+        known = np.where(where, member.astype(np.int8), np.int8(WITHHELD)).astype(np.int8)
+        return replace(self, known=known)
+
+
+# --- shadows --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShadowPlan:
+    """Which record trains which shadow: a pure function of counts, persons, labels and seed."""
+
+    kind: Literal["balanced", "disjoint", "loaded"]
+    member: Bools  # [S, U] in the training set of shadow s
+    pool: Bools  # [U] records whose in/out answers set the shadow thresholds
+    seeds: Ints  # [S] one per shadow, independent of every other shadow
+    train_size: int  # records per shadow that the target had
+    notes: tuple[str, ...] = ()  # what could not be had (a size, two in and two out, ...), for the report
+
+    def __post_init__(self) -> None:
+        _freeze(self.member, self.pool, self.seeds)
+
+
+# --- attacks --------------------------------------------------------------------------------------------------------
+
+
+class ThreatModel(StrEnum):
+    """Where the decision threshold comes from."""
+
+    SHADOW = "shadow"  # from the pooled records of shadow models
+    KNOWN_SUBSET = "known-subset"  # cross-fitted on the target's own records
+    REFERENCE = "reference"  # score needs reference models; threshold cross-fitted
+
+
+class Scope(StrEnum):
+    """How far one threshold reaches."""
+
+    GLOBAL = "global"
+    CLASS = "class"  # Song & Mittal: per class, unweighted objective
+    CLASS_WEIGHTED = "class-weighted"  # per class, weighted so that it dominates GLOBAL on the data it is fitted on
+
+
+class Measurement(Protocol):
+    """A number with one-sided confidence bounds at any level."""
+
+    @property
+    def value(self) -> float:
+        """The point estimate."""
+
+    def lower(self, alpha: float) -> float:
+        """One-sided lower bound at confidence 1 - alpha."""
+
+    def upper(self, alpha: float) -> float:
+        """One-sided upper bound at confidence 1 - alpha."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttackResult:
+    """One attack under one threat model, threshold scope and knowledge of the defence."""
+
+    id: str
+    family: str
+    threat_model: ThreatModel
+    threshold: Scope | None  # None: the attack decides without a threshold (correctness)
+    adaptive: bool  # shadows went through the same defence as the target
+    accuracy: Measurement  # balanced accuracy
+    advantage: Measurement  # TPR - FPR
+    auc: Measurement | None
+    tpr_at_fpr: Mapping[float, Measurement]  # FPR -> TPR
+    scores: Floats  # [R], higher = more likely a member; never leaves the process
+    decisions: Bools  # [R] of the first repeat; never leaves the process
+
+
+@dataclass(frozen=True, slots=True)
+class AttackSkipped:
+    """An attack that could not run on this evidence. Absence is a value; the policy says what it means."""
+
+    id: str
+    family: str
+    threat_model: ThreatModel
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttackFailed:
+    """An attack that crashed: exit code 3 when it was required, never a violation."""
+
+    id: str
+    family: str
+    threat_model: ThreatModel
+    reason: str
+
+
+AttackOutcome = AttackResult | AttackSkipped | AttackFailed
+
+
+# --- risk -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HighRisk:
+    """Persons whose risk score reaches `score`, and what of them can be attributed to membership."""
+
+    score: float
+    members: int  # member persons at or above the score
+    nonmembers: int  # non-member persons at or above the score
+    attributable: Measurement  # share of member persons in excess of the non-members' share
+    precision: Measurement  # at prior one half
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RiskScores:
+    """The probability, at prior one half, that a record was a member: one per record."""
+
+    estimator: str
+    scores: Floats  # [R]
+    high: tuple[HighRisk, ...]
+    calibration: Mapping[str, float]  # rmse, rmse_weighted, ece, brier, log_loss
+    reliability: tuple[tuple[float, float, int], ...] = ()  # (mean score, member share at prior 1/2, records) per bin
+
+    def __post_init__(self) -> None:
+        _freeze(self.scores)
+
+
+# --- the verdict ----------------------------------------------------------------------------------------------------
+
+
+class Invalidates(StrEnum):
+    """What a fired validity check takes away."""
+
+    PASS = "pass"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer of one validity check: is this evidence admissible?"""
+
+    check: str
+    status: Literal["pass", "warn", "fail", "not_applicable"]  # fail: the check fired
+    invalidates: Invalidates | None  # what it takes away when it fires
+    value: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that the policy judges."""
+
+    attacks: tuple[AttackOutcome, ...]
+    risk: RiskScores | None  # the calibrated estimator's
+    findings: tuple[Finding, ...]
+    members: int  # records
+    nonmembers: int
+    member_persons: int
+    nonmember_persons: int
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where in a file a rule stands; counts from 1."""
+
+    file: str
+    line: int
+    column: int
+
+
+class RuleStatus(StrEnum):
+    """What became of one rule."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    ERROR = "error"
+    NOT_APPLICABLE = "not_applicable"
+
+
+Action = Literal["block", "warn", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleOutcome:
+    """One rule, judged. `low` is Bonferroni-corrected, `high` is not: failing and passing need different corrections."""
+
+    id: str
+    title: str
+    metric: str
+    limit: float | None
+    value: float | None
+    low: float | None
+    high: float | None
+    status: RuleStatus
+    action: Action
+    severity: str
+    reason: str
+    location: Location | None = None
+    cell: str = ""  # the attack, threat model and scope that decided
+    needed: Mapping[str, int] = field(default_factory=dict)  # records that would decide, when inconclusive
+
+
+class VerdictStatus(StrEnum):
+    """The whole in one word."""
+
+    PASS = "pass"
+    PASS_WITH_WARNINGS = "pass_with_warnings"
+    PASS_WITH_WAIVERS = "pass_with_waivers"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the pipeline obeys."""
+
+    status: VerdictStatus
+    exit_code: int
+    headline: str
+    rules: tuple[RuleOutcome, ...]
+    counts: Mapping[str, int]

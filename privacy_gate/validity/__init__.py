@@ -1,0 +1,76 @@
+"""Is this evidence admissible at all? One check per file; each declares what it takes away when it fires."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from privacy_gate.catalog import Catalog
+from privacy_gate.datamodel import Audit, AttackOutcome, Bools, Description, Finding, Invalidates, Observations, ShadowPlan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Circumstances:
+    """All that a validity check may read.
+
+    audit            answer key over R records
+    observations     of the target (and references) on the R records
+    plan             which record trained which shadow; None without shadows
+    attacks          outcomes of all attacks
+    duplicates       exact duplicates found across members and non-members: records dropped from both
+    candidates       records before duplicates were dropped
+    deterministic    whether the target answered the same batch twice the same
+    saturated        share of target outputs whose true-class probability rounds to 0 or 1
+    declared_defence value of the registry tag `defence`, if any
+    defence          the defence of the config, "" for none
+    target_correct   [R] whether the target's top class is the label
+    shadow_correct   [S, R] the same for each shadow; None without shadows
+    train_size       records the target was trained on
+    model            what loading the candidate told; None when predictions are judged alone
+    seed             of the run
+    alpha            level shared by all checks
+    """
+
+    audit: Audit
+    observations: Observations
+    plan: ShadowPlan | None
+    attacks: Sequence[AttackOutcome]
+    duplicates: int
+    candidates: int
+    deterministic: bool
+    saturated: float
+    declared_defence: str | None
+    defence: str
+    target_correct: Bools
+    shadow_correct: Bools | None
+    train_size: int
+    model: Description | None
+    seed: int
+    alpha: float
+    limits: Mapping[str, float]
+
+
+Check = Callable[[Circumstances], Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidityCheck:
+    """A named check and what it invalidates when it fires."""
+
+    id: str
+    title: str
+    invalidates: Invalidates
+    run: Check
+
+
+CATALOG: Catalog[ValidityCheck] = Catalog("validity check", __name__)
+
+
+def check(*, id: str, title: str, invalidates: Invalidates) -> Callable[[Check], Check]:
+    """Enter a check into the catalog."""
+
+    def register(run: Check) -> Check:
+        CATALOG.add(id, ValidityCheck(id, title, invalidates, run))
+        return run
+
+    return register
