@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -21,8 +20,6 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 MEMBER, NONMEMBER, WITHHELD = 1, 0, -1
-
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 def _freeze(*arrays: NDArray[Any] | None) -> None:
@@ -58,9 +55,9 @@ class Candidate:
     version: str | None = None
     model_id: str | None = None
     run_id: str | None = None
-    tags: Mapping[str, str] = EMPTY
-    params: Mapping[str, str] = EMPTY
-    metrics: Mapping[str, float] = EMPTY
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     datasets: Sequence[DatasetHint] = ()
 
 
@@ -72,7 +69,7 @@ class Description:
     kind: Literal["classifier", "regressor", "module", "unknown"]
     classes: tuple[Any, ...] | None  # the fitted model's own class order, where it has one
     recipe: Mapping[str, Any] | None  # canonical description of the estimator to clone; None: cannot be cloned
-    versions: Mapping[str, str] = EMPTY  # library versions the model was loaded with
+    versions: Mapping[str, str] = field(default_factory=dict)  # library versions the model was loaded with
 
 
 # --- the data -------------------------------------------------------------------------------------------------------
@@ -95,7 +92,7 @@ class Audit:
     labels: Ints  # [R] class index 0..K-1
     persons: Ints  # [R] dense index of the person; equal to the row where no person column exists
     classes: tuple[str, ...]  # [K] names, in the order of the model's columns
-    groups: Mapping[str, NDArray[np.str_]] = EMPTY  # name -> [R]
+    groups: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)  # name -> [R]
     has_persons: bool = False
 
     def __post_init__(self) -> None:
@@ -135,7 +132,7 @@ class Observations:
     known: NDArray[np.int8]
     persons: Ints
     classes: int
-    references: Mapping[str, Floats] = EMPTY
+    references: Mapping[str, Floats] = field(default_factory=dict)
     reference_member: Bools | None = None
 
     def __post_init__(self) -> None:

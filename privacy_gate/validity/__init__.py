@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from privacy_gate.catalog import Catalog
-from privacy_gate.datamodel import Audit, AttackOutcome, Bools, Description, Finding, Invalidates, Observations, ShadowPlan
+from privacy_gate.datamodel import (
+    Audit,
+    AttackOutcome,
+    Bools,
+    Description,
+    Finding,
+    Invalidates,
+    Observations,
+    ShadowPlan,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
