@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from privacy_gate.catalog import Catalog
 from privacy_gate.datamodel import (
-    Audit,
     AttackOutcome,
+    Audit,
     Bools,
     Description,
     Finding,

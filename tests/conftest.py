@@ -1,0 +1,18 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """The folder of reference data sets; tests that need it are skipped with a reason without it."""
+    folder = os.environ.get("PRIVACY_GATE_REFERENCE_DATA")
+    if not folder:
+        pytest.skip("PRIVACY_GATE_REFERENCE_DATA is not set")
+    return Path(folder)
