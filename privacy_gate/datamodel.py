@@ -333,7 +333,7 @@ Action = Literal["block", "warn", "off"]
 
 @dataclass(frozen=True, slots=True)
 class RuleOutcome:
-    """One rule, judged. `low` is Bonferroni-corrected, `high` is not: failing and passing need different corrections."""
+    """One rule, judged. `low` is Bonferroni-corrected, `high` is not: fail and pass need different corrections."""
 
     id: str
     title: str

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-API_VERSION = "privacy-gate/v1"
+API_VERSION: Literal["privacy-gate/v1"] = "privacy-gate/v1"
 
 
 class Settings(BaseModel):
