@@ -22,7 +22,8 @@ Bools = NDArray[np.bool_]
 MEMBER, NONMEMBER, WITHHELD = 1, 0, -1
 
 
-def _freeze(*arrays: NDArray[Any] | None) -> None:
+def freeze(*arrays: NDArray[Any] | None) -> None:
+    """Make arrays read-only: values that flow are not changed on the way."""
     for array in arrays:
         if array is not None:
             array.flags.writeable = False
@@ -96,7 +97,7 @@ class Audit:
     has_persons: bool = False
 
     def __post_init__(self) -> None:
-        _freeze(self.member, self.labels, self.persons)
+        freeze(self.member, self.labels, self.persons)
 
 
 # --- what models say ------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ class Outputs:
     resolution: float = 0.0  # smallest probability step that the output path can express; 0: as fine as float64
 
     def __post_init__(self) -> None:
-        _freeze(self.values)
+        freeze(self.values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,8 +137,8 @@ class Observations:
     reference_member: Bools | None = None
 
     def __post_init__(self) -> None:
-        _freeze(*self.target.values(), *self.references.values())
-        _freeze(self.labels, self.known, self.persons, self.reference_member)
+        freeze(*self.target.values(), *self.references.values())
+        freeze(self.labels, self.known, self.persons, self.reference_member)
 
     @property
     def n(self) -> int:
@@ -170,7 +171,7 @@ class ShadowPlan:
     notes: tuple[str, ...] = ()  # what could not be had (a size, two in and two out, ...), for the report
 
     def __post_init__(self) -> None:
-        _freeze(self.member, self.pool, self.seeds)
+        freeze(self.member, self.pool, self.seeds)
 
 
 # --- attacks --------------------------------------------------------------------------------------------------------
@@ -271,7 +272,7 @@ class RiskScores:
     reliability: tuple[tuple[float, float, int], ...] = ()  # (mean score, member share at prior 1/2, records) per bin
 
     def __post_init__(self) -> None:
-        _freeze(self.scores)
+        freeze(self.scores)
 
 
 # --- the verdict ----------------------------------------------------------------------------------------------------

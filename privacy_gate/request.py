@@ -65,6 +65,7 @@ class DataManifest(Settings):
     groups: list[str] = []
     features: list[str] | None = Field(None, description="feature columns; default: all that are left")
     drop: list[str] = Field([], description="columns that are not features")
+    missing: Literal["refuse", "allow"] = Field("refuse", description="allow: the model itself handles missing values")
     train_size: int | None = Field(None, gt=0, description="records the target was trained on, if members are a sample")
 
 

@@ -1,0 +1,5 @@
+"""`python -m privacy_gate`."""
+
+from privacy_gate.cli import main
+
+main()

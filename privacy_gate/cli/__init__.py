@@ -1,0 +1,104 @@
+"""The command line: one verb per file. It builds a request, walks the street, renders, and sets the exit code.
+
+Nothing heavy is imported before a verb runs: `--help` knows neither numpy nor torch nor mlflow.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+
+from privacy_gate import __version__
+from privacy_gate.errors import ExitCode, GateError
+
+EXIT_CODES = """Exit codes: 0 pass · 1 the policy is violated · 2 usage, configuration or manifest ·
+3 the evaluation failed · 4 inconclusive or nothing evaluated · 130 interrupted.
+--exit-zero turns only 1 into 0."""
+
+app = typer.Typer(
+    name="privacy-gate",
+    help="Decides whether a trained model may be released without exposing the people it was trained on.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # locals in a traceback would be training records
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+# typer may carry click inside itself: its error classes are reached through what typer exports.
+_ClickUsageError = typer.BadParameter.__mro__[1]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"privacy-gate {__version__}")
+        raise typer.Exit(0)
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; works anywhere on the line.")] = False,
+) -> None:
+    """Decides whether a trained model may be released without exposing the people it was trained on."""
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text.rstrip("\n") + "\n")
+    sys.stderr.flush()
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code. A crash is 3, never 1."""
+    debug = "--debug" in arguments or bool(os.environ.get("PRIVACY_GATE_DEBUG"))
+    rest = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = typer.main.get_command(app).main(args=rest, prog_name="privacy-gate", standalone_mode=False)
+        return int(code or 0)
+    except GateError as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"error: {error}")
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted: finished shadows are kept in the store")
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away; that is no verdict on the model.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.FAILED)
+    except _ClickUsageError as error:
+        error.show()  # type: ignore[attr-defined]
+        return int(ExitCode.USAGE)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        _say(
+            f"error: unexpected {type(error).__name__} in {os.path.basename(where.filename)}:{where.lineno}: {error}\n"
+            "  hint: this is a defect of the gate, not a verdict; --debug shows the traceback"
+        )
+        return int(ExitCode.FAILED)
+
+
+def main() -> NoReturn:
+    """Entry point of the program."""
+    sys.exit(run(sys.argv[1:]))
+
+
+from privacy_gate.cli import (  # noqa: E402  (the verbs enter themselves into `app`, in this order)
+    attacks,  # noqa: F401
+    check,  # noqa: F401
+    doctor,  # noqa: F401
+    explain,  # noqa: F401
+    init,  # noqa: F401
+    plan,  # noqa: F401
+    policy,  # noqa: F401
+    report,  # noqa: F401
+    selftest,  # noqa: F401
+    shadows,  # noqa: F401
+    version,  # noqa: F401
+)

@@ -1,0 +1,141 @@
+"""What people read, on stderr: the verdict as a table, progress as a bar on a terminal and as heartbeats elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from privacy_gate.reports.document import Report
+
+HEARTBEAT_SECONDS = 30.0
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+MARKS = {
+    "pass": ("✔", "green"),
+    "pass_with_warnings": ("✔", "green"),
+    "pass_with_waivers": ("✔", "green"),
+    "fail": ("✖", "bold red"),
+    "inconclusive": ("?", "yellow"),
+    "error": ("!", "bold red"),
+    "not_applicable": ("–", "dim"),
+}
+
+
+def clean(text: object) -> str:
+    """Text without escape sequences: a registry string must not move a terminal's cursor or colour its log."""
+    return _CONTROL.sub("", str(text))
+
+
+def console() -> Console:
+    """stderr; honours NO_COLOR, FORCE_COLOR, TERM=dumb by rich's own rules."""
+    return Console(stderr=True, highlight=False, soft_wrap=False)
+
+
+class ConsoleProgress:
+    """Stages as lines; shadows as a bar on a terminal, as a line every 30 s in CI."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = console()
+        self._quiet = quiet
+        self._live = self._console.is_terminal and not os.environ.get("CI")
+        self._bar: Progress | None = None
+        self._last = 0.0
+
+    def stage(self, text: str) -> None:
+        """A step of the street begins."""
+        if not self._quiet:
+            self._console.print(Text(f"· {clean(text)}", style="dim"))
+
+    def shadows(self, done: int, total: int, cached: int, remaining: float | None) -> None:
+        """`done` of `total` shadows are there, `cached` of them from the store; `remaining` seconds if known."""
+        if self._quiet:
+            return
+        if self._live:
+            self._draw(done, total)
+            return
+        now = time.monotonic()
+        if done in {cached, total} or now - self._last >= HEARTBEAT_SECONDS:
+            self._last = now
+            eta = "" if remaining is None or done == total else f", about {_duration(remaining)} left"
+            self._console.print(Text(f"· shadows {done}/{total} ({cached} from the store){eta}", style="dim"))
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._bar is None:
+            columns = (TextColumn("· shadows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.start()
+            self._bar.add_task("shadows", total=total, completed=done)
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """End a bar that is still drawn."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a narrow column; – where nothing was measured."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def show_verdict(report: Report, paths: dict[str, str]) -> None:
+    """The verdict, the rules that matter, and where the report is."""
+    out = console()
+    verdict = report.verdict
+    if report.rules:
+        table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+        for name in ("rule", "what", "limit", "value", "bounds", "effect"):
+            table.add_column(
+                name, justify="right" if name in {"limit", "value", "bounds"} else "left", no_wrap=name != "what"
+            )
+        for rule in report.rules:
+            if rule.action == "off":
+                continue
+            mark, style = MARKS[rule.status]
+            effect = {"block": "blocks", "warn": "warns"}.get(rule.action, rule.action)
+            word = {"pass": "passes", "fail": effect, "inconclusive": f"undecided, {effect}"}.get(
+                rule.status, rule.status.replace("_", " ")
+            )
+            bounds = "–" if rule.low is None or rule.high is None else f"{rule.low:.3f}–{rule.high:.3f}"
+            table.add_row(
+                Text(clean(rule.id)),
+                Text(clean(rule.title)),
+                "–" if rule.limit is None else f"{rule.limit:g}",
+                number(rule.value),
+                bounds,
+                Text(f"{mark} {word}", style=style),
+            )
+        out.print(table)
+    for warning in report.warnings:
+        out.print(Text(f"warning: {clean(warning)}", style="yellow"))
+    for error in report.errors:
+        out.print(Text(f"error: {clean(error.what)}", style="bold red"))
+        if error.hint:
+            out.print(Text(f"  hint: {clean(error.hint)}"))
+    mark, style = MARKS[verdict.status]
+    out.print(Text(f"{mark} {verdict.status.replace('_', ' ').upper()}  {clean(verdict.headline)}", style=style))
+    if verdict.exit_zero:
+        out.print(
+            Text("--exit-zero: the policy is violated, the exit code is 0 because you asked for it", style="yellow")
+        )
+    for name, path in paths.items():
+        out.print(Text(f"  {name}: {clean(path)}"), soft_wrap=True)
+    sys.stderr.flush()

@@ -1,0 +1,439 @@
+"""The data manifest made real: files in, one clean table out, with every removal counted.
+
+Rows are members, then non-members, then the population. Seen records are read only to keep them out.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy_gate.datamodel import Audit, Bools, Ints, Role, freeze
+from privacy_gate.errors import DataError, NotEvaluable
+from privacy_gate.features import Features, concat, digest, row_hashes, take
+from privacy_gate.request import DataManifest, Source
+from privacy_gate.storage import sha256_of_file, sha256_of_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Fetch = Callable[[str], Path]
+
+DUPLICATES = "exact duplicates across members and non-members"
+SHARED_PERSONS = "non-members sharing a person with members or seen records"
+
+MIN_PERSONS = 10
+"""Persons on either side below which two folds with both classes cannot be made."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """One set of records as read: features, and what was named beside them."""
+
+    role: Role
+    features: Features
+    labels: NDArray[Any]  # [n] as in the file
+    persons: NDArray[Any] | None  # [n] as in the file
+    groups: Mapping[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def keep(self, rows: Bools) -> Table:
+        """The table without the rows that are False."""
+        return Table(
+            self.role,
+            take(self.features, rows),
+            self.labels[rows],
+            None if self.persons is None else self.persons[rows],
+            {name: values[rows] for name, values in self.groups.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """The records of one run.
+
+    features     [U, ...] members, non-members, population
+    raw_labels   [U] as in the files
+    persons      [U] dense index; the row itself where no person column exists
+    members, nonmembers, population   record counts; U is their sum, R the sum of the first two
+    train_size   records the target was trained on
+    removed      why -> records left out
+    """
+
+    features: Features
+    raw_labels: NDArray[Any]
+    persons: Ints
+    has_persons: bool
+    groups: Mapping[str, NDArray[np.str_]]
+    members: int
+    nonmembers: int
+    population: int
+    seen: int
+    train_size: int
+    candidates: int  # member and non-member records before duplicates were dropped
+    digests: Mapping[str, str]
+    removed: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        freeze(self.persons)
+
+    @property
+    def audited(self) -> int:
+        """R."""
+        return self.members + self.nonmembers
+
+    @property
+    def digest(self) -> str:
+        """sha256 over all sets."""
+        return sha256_of_json(dict(self.digests))
+
+    def role_mask(self, role: Role) -> Bools:
+        """[U] rows of one role."""
+        start = {Role.MEMBERS: 0, Role.NONMEMBERS: self.members, Role.POPULATION: self.audited}[role]
+        count = {Role.MEMBERS: self.members, Role.NONMEMBERS: self.nonmembers, Role.POPULATION: self.population}[role]
+        mask = np.zeros(len(self.raw_labels), dtype=np.bool_)
+        mask[start : start + count] = True
+        return mask
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _locate(source: Source, base: Path, fetch: Fetch) -> Path:
+    path = fetch(source.path) if source.path.startswith("runs:/") else base / Path(source.path).expanduser()
+    if not path.is_file():
+        raise DataError(f"{source.path}: no such file (looked at {path})", "paths are relative to the config file")
+    if source.sha256 is not None:
+        found = sha256_of_file(path)
+        if found != source.sha256:
+            raise DataError(
+                f"{source.path}: sha256 is {found}, the manifest says {source.sha256}",
+                "the file is not the one that was agreed on; restore it or update the manifest on purpose",
+            )
+    return path
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(
+            f"{path}: not a readable .npz ({error})", "write it with numpy.savez, without objects"
+        ) from error
+
+
+def _read_frame(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        # "?" and the like stay what they are: the model's own pipeline knows what they mean.
+        return pd.read_csv(path)
+    except (ValueError, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})", "expected a table with a header line") from error
+
+
+def _column(columns: Mapping[str, NDArray[Any]], name: str, path: Path, what: str) -> NDArray[Any]:
+    if name not in columns:
+        raise DataError(f"{path}: no {what} column {name!r}", f"columns are: {', '.join(map(str, columns))[:300]}")
+    return columns[name]
+
+
+def _from_npz(path: Path, role: Role, manifest: DataManifest) -> Table:
+    arrays = read_npz(path)
+    x = _column(arrays, "x", path, "feature")
+    labels = _column(arrays, manifest.label, path, "label")
+    if x.ndim < 2 or len(x) != len(labels):
+        raise DataError(f"{path}: x has shape {x.shape}, {manifest.label} {labels.shape}", "one row per record")
+    persons = _column(arrays, manifest.person, path, "person") if manifest.person else None
+    groups = {name: _column(arrays, name, path, "group") for name in manifest.groups}
+    for name, values in {"person": persons, **groups}.items():
+        if values is not None and values.shape != labels.shape:
+            raise DataError(f"{path}: {name} has shape {values.shape}, expected {labels.shape}")
+    return Table(role, x, labels, persons, groups)
+
+
+def _from_frame(path: Path, role: Role, manifest: DataManifest) -> Table:
+    frame = _read_frame(path)
+    columns: Mapping[str, Any] = {str(name): frame[name].to_numpy() for name in frame.columns}
+    labels = _column(columns, manifest.label, path, "label")
+    persons = _column(columns, manifest.person, path, "person") if manifest.person else None
+    groups = {name: _column(columns, name, path, "group") for name in manifest.groups}
+    named = {manifest.label, manifest.person, manifest.id, *manifest.drop}
+    if manifest.features is not None:
+        for name in manifest.features:
+            _column(columns, name, path, "feature")
+        chosen = manifest.features
+    else:
+        for name in manifest.drop:
+            _column(columns, name, path, "dropped")
+        chosen = [str(name) for name in frame.columns if name not in named]
+    if not chosen:
+        raise DataError(f"{path}: no feature column is left", "check data.features and data.drop")
+    return Table(role, frame[chosen], labels, persons, groups)
+
+
+def _read(source: Source, role: Role, manifest: DataManifest, base: Path, fetch: Fetch) -> Table:
+    path = _locate(source, base, fetch)
+    readers = {".npz": _from_npz, ".csv": _from_frame, ".parquet": _from_frame}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: unknown kind of file {path.suffix!r}", "use .npz, .csv or .parquet")
+    table = readers[path.suffix](path, role, manifest)
+    _check_values(table, path, manifest)
+    return table
+
+
+def _check_values(table: Table, path: Path, manifest: DataManifest) -> None:
+    import pandas as pd
+
+    if pd.isna(table.labels).any():
+        raise DataError(
+            f"{path}: {int(pd.isna(table.labels).sum())} labels are missing", "every record needs its label"
+        )
+    if table.persons is not None and pd.isna(table.persons).any():
+        raise DataError(f"{path}: {int(pd.isna(table.persons).sum())} person values are missing", "fill them in")
+    for name, values in _numeric_columns(table.features):
+        infinite = int(np.isinf(values).sum())
+        if infinite:
+            raise DataError(f"{path}: feature {name} has {infinite} infinite values", "clean the data as in training")
+    if manifest.missing == "refuse":
+        for name, missing in _missing_counts(table.features):
+            if missing:
+                raise DataError(
+                    f"{path}: feature {name} has {missing} missing values (NaN)",
+                    "impute as in training, or say `missing: allow` under data: if the model handles them itself",
+                )
+
+
+def _numeric_columns(features: Features) -> list[tuple[str, NDArray[Any]]]:
+    if isinstance(features, np.ndarray):
+        return [("array x", features)] if features.dtype.kind == "f" else []
+    return [(repr(name), c.to_numpy()) for name, c in features.items() if c.dtype.kind == "f"]
+
+
+def _missing_counts(features: Features) -> list[tuple[str, int]]:
+    if isinstance(features, np.ndarray):
+        return [("array x", int(np.isnan(features).sum()))] if features.dtype.kind == "f" else []
+    return [(repr(name), int(count)) for name, count in features.isna().sum().items()]
+
+
+# --- cleaning -------------------------------------------------------------------------------------------------------
+
+
+def _same_columns(tables: Sequence[Table]) -> None:
+    first = tables[0]
+    for table in tables[1:]:
+        if isinstance(first.features, np.ndarray) != isinstance(table.features, np.ndarray):
+            raise DataError(
+                f"{first.role} and {table.role} are different kinds of table", "use one kind of file for all"
+            )
+        if isinstance(first.features, np.ndarray) and isinstance(table.features, np.ndarray):
+            if first.features.shape[1:] != table.features.shape[1:]:
+                raise DataError(
+                    f"{first.role} have shape {first.features.shape[1:]} per record, "
+                    f"{table.role} {table.features.shape[1:]}"
+                )
+        elif list(first.features.columns) != list(table.features.columns):  # type: ignore[union-attr]
+            odd = set(first.features.columns) ^ set(table.features.columns)  # type: ignore[union-attr]
+            raise DataError(
+                f"{first.role} and {table.role} differ in their feature columns: {', '.join(sorted(map(str, odd)))}"
+                if odd
+                else f"{first.role} and {table.role} have the same columns in different order",
+                "write both sets with the same columns",
+            )
+
+
+def _hashes(table: Table, codes: Mapping[Any, int]) -> NDArray[np.uint64]:
+    return row_hashes(table.features, np.array([codes[label] for label in table.labels.tolist()], dtype=np.int64))
+
+
+def _clean(tables: dict[Role, Table]) -> tuple[dict[Role, Table], dict[str, int], int]:
+    """Tables that share neither persons nor records across roles, what was removed, and the audited count before."""
+    removed: dict[str, int] = {}
+
+    def drop(role: Role, rows: NDArray[Any], why: str) -> None:
+        if role in tables:
+            count = int(rows.sum())
+            removed[why] = removed.get(why, 0) + count
+            if count:
+                tables[role] = tables[role].keep(~rows)
+
+    members = tables[Role.MEMBERS]
+    if members.persons is not None:
+        taken: dict[Role, NDArray[Any]] = {r: np.unique(cast("Any", t.persons)) for r, t in tables.items()}
+        nobody = members.persons[:0]
+        protected = np.concatenate([taken[Role.MEMBERS], taken.get(Role.SEEN, nobody)])
+        nonmembers = tables[Role.NONMEMBERS]
+        drop(
+            Role.NONMEMBERS,
+            np.isin(cast("Any", nonmembers.persons), protected),
+            SHARED_PERSONS,
+        )
+        if Role.POPULATION in tables:
+            audited = np.concatenate([protected, taken[Role.NONMEMBERS]])
+            drop(
+                Role.POPULATION,
+                np.isin(cast("Any", tables[Role.POPULATION].persons), audited),
+                "population records sharing a person with audited or seen records",
+            )
+    names = {label for table in tables.values() for label in table.labels.tolist()}
+    codes = {label: code for code, label in enumerate(sorted(names, key=repr))}
+    hashes = {role: _hashes(table, codes) for role, table in tables.items()}
+    candidates = len(tables[Role.MEMBERS]) + len(tables[Role.NONMEMBERS])
+    if Role.SEEN in tables:
+        drop(
+            Role.NONMEMBERS,
+            np.isin(hashes[Role.NONMEMBERS], hashes[Role.SEEN]),
+            "non-members identical to seen records",
+        )
+        hashes[Role.NONMEMBERS] = _hashes(tables[Role.NONMEMBERS], codes)
+    shared = np.intersect1d(hashes[Role.MEMBERS], hashes[Role.NONMEMBERS])
+    for role in (Role.MEMBERS, Role.NONMEMBERS):
+        drop(role, np.isin(hashes[role], shared), DUPLICATES)
+    if Role.POPULATION in tables:
+        audited_hashes = np.concatenate([hashes[Role.MEMBERS], hashes[Role.NONMEMBERS]])
+        drop(
+            Role.POPULATION,
+            np.isin(hashes[Role.POPULATION], audited_hashes),
+            "population records identical to audited records",
+        )
+    return tables, removed, candidates
+
+
+def load(manifest: DataManifest, base: Path, fetch: Fetch) -> Dataset:
+    """Read, check and clean the sets a manifest names.
+
+    Errors: DataError (exit 2) for files, columns and values; NotEvaluable (exit 4) when a side is left empty.
+    """
+    sources = {
+        Role.MEMBERS: manifest.members,
+        Role.NONMEMBERS: manifest.nonmembers,
+        Role.POPULATION: manifest.population,
+        Role.SEEN: manifest.seen,
+    }
+    tables = {role: _read(s, role, manifest, base, fetch) for role, s in sources.items() if s is not None}
+    _same_columns(list(tables.values()))
+    train_size = manifest.train_size or len(tables[Role.MEMBERS])
+    for role in (Role.MEMBERS, Role.NONMEMBERS):
+        if not len(tables[role]):
+            raise NotEvaluable(
+                f"there are no {role}", f"data.{role} must hold records; without them nothing is measured"
+            )
+    seen = len(tables.get(Role.SEEN, ()))
+    digests = {str(role): _table_digest(table) for role, table in tables.items()}
+    tables, removed, candidates = _clean(tables)
+    for role in (Role.MEMBERS, Role.NONMEMBERS):
+        if not len(tables[role]):
+            raise NotEvaluable(
+                f"no {role} are left after removing {', '.join(f'{n} {why}' for why, n in removed.items() if n)}",
+                "the two sets must be different records of different persons",
+            )
+    kept = [tables[role] for role in (Role.MEMBERS, Role.NONMEMBERS, Role.POPULATION) if role in tables]
+    features = concat([table.features for table in kept])
+    raw_labels = np.concatenate([table.labels for table in kept])
+    if manifest.person is None:
+        persons = np.arange(len(raw_labels), dtype=np.int64)
+    else:
+        column = np.concatenate([cast("NDArray[Any]", table.persons) for table in kept])
+        persons = np.unique(column.astype(str), return_inverse=True)[1].astype(np.int64)
+    audited = len(kept[0]) + len(kept[1])
+    return Dataset(
+        features=features,
+        raw_labels=raw_labels,
+        persons=persons,
+        has_persons=manifest.person is not None,
+        groups={
+            name: np.concatenate([table.groups[name] for table in kept]).astype(str)[:audited]
+            for name in manifest.groups
+        },
+        members=len(kept[0]),
+        nonmembers=len(kept[1]),
+        population=len(kept[2]) if len(kept) > 2 else 0,
+        seen=seen,
+        train_size=train_size,
+        candidates=candidates,
+        digests=digests,
+        removed={why: count for why, count in removed.items() if count},
+    )
+
+
+def _table_digest(table: Table) -> str:
+    persons = [] if table.persons is None else [str(p) for p in table.persons.tolist()]
+    return sha256_of_json([digest(table.features), [str(label) for label in table.labels.tolist()], persons])
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+def class_order(of_model: tuple[Any, ...] | None, of_config: Sequence[Any] | None, columns: int) -> tuple[Any, ...]:
+    """The class values in the order of the model's columns: the model's own, else the config's, else 0..K-1."""
+    order = of_model if of_model is not None else tuple(of_config) if of_config else tuple(range(columns))
+    if len(order) != columns:
+        raise DataError(
+            f"{len(order)} classes are declared, the model answers with {columns} columns",
+            "data.classes lists one value per output column, in the model's order",
+        )
+    return order
+
+
+def encode(raw: NDArray[Any], classes: Sequence[Any]) -> Ints:
+    """[n] class indices; a label that is no class is a DataError naming some."""
+    index = {_plain(value): position for position, value in enumerate(classes)}
+    codes = np.array([index.get(_plain(label), -1) for label in raw.tolist()], dtype=np.int64)
+    if (codes < 0).any():
+        odd = sorted({str(label) for label in raw[codes < 0].tolist()})[:5]
+        raise DataError(
+            f"{int((codes < 0).sum())} labels are out of range: {', '.join(odd)} not among the classes "
+            f"{', '.join(map(str, list(classes)[:10]))}",
+            "set data.classes to the label values in the order of the model's columns",
+        )
+    return codes
+
+
+def _plain(value: Any) -> Any:
+    """1, 1.0, True and numpy's 1 are one label; text stays text."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return float(value) if isinstance(value, (bool, int, float)) else str(value)
+
+
+def audit(dataset: Dataset, labels: Ints, classes: Sequence[Any]) -> Audit:
+    """The answer key over the R audited records; errors as in `require_evaluable`."""
+    key = Audit(
+        member=dataset.role_mask(Role.MEMBERS)[: dataset.audited],
+        labels=labels[: dataset.audited],
+        persons=dataset.persons[: dataset.audited],
+        classes=tuple(str(c) for c in classes),
+        groups=dataset.groups,
+        has_persons=dataset.has_persons,
+    )
+    require_evaluable(key)
+    return key
+
+
+def require_evaluable(audit: Audit) -> None:
+    """Errors: NotEvaluable when a class is missing from members or non-members, or a side has too few persons."""
+    for side, name in ((audit.member, "members"), (~audit.member, "non-members")):
+        absent = [c for k, c in enumerate(audit.classes) if not (audit.labels[side] == k).any()]
+        if absent:
+            raise NotEvaluable(
+                f"class {', '.join(absent[:5])} has no {name}",
+                "every class needs members and non-members; provide records or a model without the class",
+            )
+        persons = len(np.unique(audit.persons[side]))
+        if persons < MIN_PERSONS:
+            raise NotEvaluable(
+                f"{persons} {'persons among the ' if audit.has_persons else ''}{name} are too few; "
+                f"at least {MIN_PERSONS} are needed to measure anything",
+                "provide more records; `privacy-gate plan` says how many decide each rule",
+            )

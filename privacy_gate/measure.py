@@ -1,0 +1,190 @@
+"""From an attack's scores to what the policy judges. Written once; every attack goes through here.
+
+No number comes from a threshold fitted on the records it is scored on: thresholds are carried over from shadows,
+or fitted on one half of the persons and used on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy_gate import metrics, thresholds
+from privacy_gate.attacks import Attack
+from privacy_gate.datamodel import (
+    AttackFailed,
+    AttackOutcome,
+    AttackResult,
+    AttackSkipped,
+    Audit,
+    Bools,
+    Floats,
+    Measurement,
+    Observations,
+    Scope,
+    ThreatModel,
+)
+from privacy_gate.errors import GateError, NotEvaluable
+
+FPRS = (0.01, 0.001)
+REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What one attacker sees.
+
+    seen      the target on R records, membership withheld
+    pool      shadows in the target's place, membership known; None without shadows
+    adaptive  shadows answered through the same defence as the target
+    """
+
+    seen: Observations
+    pool: Observations | None
+    adaptive: bool = True
+
+
+def measure(attack: Attack, view: View, audit: Audit, seed: int) -> list[AttackOutcome]:
+    """One attack under each of its threat models and threshold scopes; what cannot run is skipped with its reason."""
+    models = attack.threat_models if attack.thresholded else attack.threat_models[:1]
+    if not view.adaptive:
+        # The known-subset attacker has no shadows: there is nothing in it that could be non-adaptive.
+        models = tuple(m for m in models if m is not ThreatModel.KNOWN_SUBSET)
+    outcomes: list[AttackOutcome] = []
+    for model in models:
+        reason = _missing(attack, model, view)
+        if reason:
+            outcomes.append(AttackSkipped(attack.id, attack.family, model, reason))
+            continue
+        try:
+            outcomes += _decide(attack, model, view, audit, seed)
+        except NotEvaluable as error:
+            outcomes.append(AttackSkipped(attack.id, attack.family, model, str(error.what)))
+        except (GateError, ArithmeticError, ValueError, LookupError, TypeError) as error:
+            outcomes.append(AttackFailed(attack.id, attack.family, model, f"{type(error).__name__}: {error}"))
+    return outcomes
+
+
+def _missing(attack: Attack, model: ThreatModel, view: View) -> str:
+    absent = sorted(attack.requires - set(view.seen.target))
+    if absent:
+        return f"needs the signal {', '.join(absent)}, which this candidate does not give"
+    if model is ThreatModel.SHADOW and attack.thresholded and view.pool is None:
+        return "needs shadow models to take its threshold from; there are none"
+    if attack.min_in or attack.min_out:
+        member = view.seen.reference_member
+        if member is None:
+            return "needs reference models; there are none"
+        times_in, times_out = member.sum(axis=0), (~member).sum(axis=0)
+        if times_in.min() < attack.min_in or times_out.min() < attack.min_out:
+            return (
+                f"needs every record in at least {attack.min_in} and out of at least {attack.min_out} "
+                f"reference models; some are in {times_in.min()} and out of {times_out.min()}"
+            )
+    return ""
+
+
+def _decide(attack: Attack, model: ThreatModel, view: View, audit: Audit, seed: int) -> list[AttackOutcome]:
+    withheld = view.seen.reveal(audit.member, np.zeros(view.seen.n, dtype=np.bool_))
+    if not attack.thresholded:
+        scores = _score(attack, withheld)
+        return [_result(attack, model, None, view.adaptive, [scores > 0], scores, audit, {}, None)]
+    if model is ThreatModel.SHADOW and view.pool is not None:
+        scores = _score(attack, withheld)
+        decide = _carried_over(attack, view.pool, scores, audit)
+    else:
+        halves = thresholds.person_folds(audit.member, audit.persons, seed, repeats=REPEATS)
+        once = None if attack.reads_known else _score(attack, withheld)
+        rounds = [[_fold(attack, view.seen, audit, fold, once) for fold in folds] for folds in halves]
+        scores = _joined(rounds[0])
+        decide = _cross_fitted(rounds, audit)
+    tprs = {fpr: metrics.tpr_at_fpr(scores, audit.member, audit.persons, fpr, seed) for fpr in FPRS}
+    auc = metrics.auc(scores, audit.member, audit.persons)
+    return [_result(attack, model, scope, view.adaptive, decide(scope), scores, audit, tprs, auc) for scope in Scope]
+
+
+def _score(attack: Attack, observations: Observations) -> Floats:
+    scores = np.asarray(attack.score(observations), dtype=np.float64)
+    if scores.shape != (observations.n,):
+        raise ValueError(f"attack {attack.id} gave scores of shape {scores.shape} for {observations.n} records")
+    if np.isnan(scores).any():
+        raise ValueError(f"attack {attack.id} gave {int(np.isnan(scores).sum())} scores that are not numbers")
+    return scores
+
+
+Decide = Callable[[Scope], Sequence[Bools]]
+
+
+def _carried_over(attack: Attack, pool: Observations, scores: Floats, audit: Audit) -> Decide:
+    pooled, member = _score(attack, pool), pool.known == 1
+
+    def decide(scope: Scope) -> Sequence[Bools]:
+        fitted = thresholds.fit(pooled, member, pool.labels, pool.classes, scope)
+        return [fitted.decide(scores, audit.labels)]
+
+    return decide
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fold:
+    """Scores with one half revealed: thresholds are fitted on it and applied to the other."""
+
+    apply: Bools  # [R] the half that is decided
+    scores: Floats  # [R]
+
+
+def _fold(attack: Attack, seen: Observations, audit: Audit, apply: Bools, once: Floats | None) -> _Fold:
+    return _Fold(apply, _score(attack, seen.reveal(audit.member, ~apply)) if once is None else once)
+
+
+def _joined(folds: Sequence[_Fold]) -> Floats:
+    """[R] each record's score from the fold in which it was withheld."""
+    scores = np.zeros_like(folds[0].scores)
+    for fold in folds:
+        scores[fold.apply] = fold.scores[fold.apply]
+    return scores
+
+
+def _cross_fitted(rounds: Sequence[Sequence[_Fold]], audit: Audit) -> Decide:
+    def decide(scope: Scope) -> Sequence[Bools]:
+        decisions = []
+        for folds in rounds:
+            decided = np.zeros(len(audit.member), dtype=np.bool_)
+            for fold in folds:
+                known, hidden = ~fold.apply, fold.apply
+                fitted = thresholds.fit(
+                    fold.scores[known], audit.member[known], audit.labels[known], len(audit.classes), scope
+                )
+                decided[hidden] = fitted.decide(fold.scores[hidden], audit.labels[hidden])
+            decisions.append(decided)
+        return decisions
+
+    return decide
+
+
+def _result(
+    attack: Attack,
+    model: ThreatModel,
+    scope: Scope | None,
+    adaptive: bool,
+    decisions: Sequence[Bools],
+    scores: Floats,
+    audit: Audit,
+    tprs: Mapping[float, Measurement],
+    auc: Measurement | None,
+) -> AttackResult:
+    return AttackResult(
+        id=attack.id,
+        family=attack.family,
+        threat_model=model,
+        threshold=scope,
+        adaptive=adaptive,
+        accuracy=metrics.averaged([metrics.balanced_accuracy(d, audit.member, audit.persons) for d in decisions]),
+        advantage=metrics.averaged([metrics.advantage(d, audit.member, audit.persons) for d in decisions]),
+        auc=auc,
+        tpr_at_fpr=tprs,
+        scores=scores,
+        decisions=decisions[0],
+    )

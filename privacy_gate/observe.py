@@ -1,0 +1,285 @@
+"""From what models answered to what attackers see: defences, signals, reference models, the pooled shadow records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy_gate.attacks import CATALOG as ATTACKS
+from privacy_gate.datamodel import WITHHELD, Audit, Bools, Floats, Ints, Observations, Outputs, ShadowPlan
+from privacy_gate.defences import OutputDefence
+from privacy_gate.errors import DataError, ModelOutputUnusable, NotEvaluable
+from privacy_gate.manifest import SHARED_PERSONS, read_npz, require_evaluable
+from privacy_gate.measure import View
+from privacy_gate.signals import collect
+from privacy_gate.signals.logit_space import resolution_of
+
+RISK_SIGNALS = frozenset({"modified_entropy", "modified_entropy_1e30", "logit_confidence"})
+"""Read by the risk estimators and the report's distributions, whatever attacks run."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PoolPart:
+    """One shadow's answers on the records whose membership in it is known."""
+
+    outputs: Outputs  # [n, K]
+    labels: Ints  # [n]
+    member: Bools  # [n]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What all models said, before any defence.
+
+    target             [R, K]
+    shadows            per shadow [U, K]; empty without shadows
+    pool               the parts whose in/out answers set shadow thresholds
+    reference_member   [S, R]; None where no reference model saw the audited records
+    reference_signals  [S, R] logit confidences given instead of outputs (predictions judged alone)
+    """
+
+    target: Outputs
+    shadows: tuple[Outputs, ...] = ()
+    pool: tuple[PoolPart, ...] = ()
+    reference_member: Bools | None = None
+    reference_signals: Floats | None = None
+
+
+def from_shadows(target: Outputs, shadows: Sequence[Outputs], plan: ShadowPlan, labels: Ints) -> Answers:
+    """Answers of trained or loaded shadows: every shadow is a reference model and a part of the pool."""
+    rows = np.flatnonzero(plan.pool)
+    parts = tuple(
+        PoolPart(replace(o, values=o.values[rows]), labels[rows], plan.member[s, rows]) for s, o in enumerate(shadows)
+    )
+    member = plan.member[:, : len(target.values)] if len(shadows) else None
+    return Answers(target, tuple(shadows), parts, member)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observed:
+    """The attackers' views and what the validity checks want to know about the answers.
+
+    views           the adaptive attacker's; with a defence also the non-adaptive one's
+    saturated       share of target answers whose true-class probability is exactly 0 or 1
+    target_correct  [R]
+    shadow_correct  [S, R]; None without shadows
+    """
+
+    views: tuple[View, ...]
+    saturated: float
+    resolution: float
+    target_correct: Bools
+    shadow_correct: Bools | None
+
+
+def observe(answers: Answers, audit: Audit, attacks: Iterable[str], defence: OutputDefence | None) -> Observed:
+    """All views of one target. A defence stands before the target always, before the shadows in the adaptive view."""
+    names = set(RISK_SIGNALS).union(*(ATTACKS[name].requires for name in attacks))
+    target = answers.target if defence is None else defence.protect(answers.target)
+    if np.ptp(target.values, axis=0).max() == 0:
+        raise NotEvaluable(
+            "the model gives the same answer for every record",
+            "a constant output carries no evidence; check the model and the output defence",
+        )
+    adaptive = _view(answers, target, audit, names, defence, adaptive=True)
+    views = (adaptive,) if defence is None else (adaptive, _view(answers, target, audit, names, None, adaptive=False))
+    member = answers.reference_member
+    shadow_correct = None
+    if answers.shadows and member is not None:
+        shadow_correct = np.stack([o.values[: len(audit.labels)].argmax(1) == audit.labels for o in answers.shadows])
+    return Observed(
+        views=views,
+        saturated=_saturated(target, audit.labels),
+        resolution=_resolution(answers, target, defence),
+        target_correct=np.asarray(target.values.argmax(1) == audit.labels),
+        shadow_correct=shadow_correct,
+    )
+
+
+def _protected(outputs: Outputs, defence: OutputDefence | None) -> Outputs:
+    return outputs if defence is None else defence.protect(outputs)
+
+
+def _resolution(answers: Answers, target: Outputs, defence: OutputDefence | None) -> float:
+    """Smallest probability step of the output path, seen on the shadows; on the target where there are none."""
+    shadows = [_protected(part.outputs, defence) for part in answers.pool] or [target]
+    steps = [o.resolution or resolution_of(o.values) for o in shadows if o.kind == "probabilities"]
+    return min(steps, default=0.0)
+
+
+def _view(
+    answers: Answers, target: Outputs, audit: Audit, names: set[str], defence: OutputDefence | None, *, adaptive: bool
+) -> View:
+    step = _resolution(answers, target, defence)
+
+    def signals(outputs: Outputs, labels: Ints) -> dict[str, Floats]:
+        fine = replace(outputs, resolution=step) if outputs.kind == "probabilities" else outputs
+        return collect(fine, labels, names)
+
+    count = len(audit.labels)
+    pool = None
+    if answers.pool:
+        parts = [signals(_protected(part.outputs, defence), part.labels) for part in answers.pool]
+        pool_labels = np.concatenate([part.labels for part in answers.pool])
+        pool = Observations(
+            target={name: np.concatenate([part[name] for part in parts]) for name in sorted(names)},
+            labels=pool_labels,
+            known=np.concatenate([part.member for part in answers.pool]).astype(np.int8),
+            persons=np.arange(len(pool_labels), dtype=np.int64),
+            classes=len(audit.classes),
+        )
+    references: dict[str, Floats] = {}
+    if answers.reference_signals is not None:
+        references = {"logit_confidence": answers.reference_signals}
+    elif answers.reference_member is not None:
+        answered = [
+            signals(replace(p, values=p.values[:count]), audit.labels)
+            for p in (_protected(o, defence) for o in answers.shadows)
+        ]
+        references = {name: np.stack([a[name] for a in answered]) for name in sorted(names)}
+    seen = Observations(
+        target=signals(target, audit.labels),
+        labels=audit.labels,
+        known=np.full(count, WITHHELD, dtype=np.int8),
+        persons=audit.persons,
+        classes=len(audit.classes),
+        references=references,
+        reference_member=answers.reference_member if references else None,
+    )
+    return View(seen, pool, adaptive)
+
+
+def _saturated(outputs: Outputs, labels: Ints) -> float:
+    if outputs.kind == "logits":
+        return 0.0
+    chosen = outputs.values[np.arange(len(labels)), labels]
+    return float(((chosen <= 0) | (chosen >= 1)).mean())
+
+
+# --- predictions judged alone ---------------------------------------------------------------------------------------
+
+
+def from_file(path: Path) -> tuple[Answers, Audit, dict[str, int]]:
+    """Read predictions: `target_{member,nonmember}_{probs|logits}`, `_labels`, optional shadow and reference arrays.
+
+    Returns the answers, the answer key, and why -> records left out.
+    Errors: DataError (exit 2) for missing or misshapen arrays and labels; ModelOutputUnusable (exit 3) for
+    predictions that are none; NotEvaluable (exit 4) for empty sides, missing classes, too few records.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file", "--observations takes an .npz of predictions")
+    arrays = read_npz(path)
+    target = _predictions(arrays, "target", path)
+    rows, removed = _without_shared_persons(target)
+    audit = Audit(
+        member=target.member[rows],
+        labels=target.labels[rows],
+        persons=np.unique(target.persons[rows], return_inverse=True)[1].astype(np.int64),
+        classes=tuple(str(k) for k in range(target.outputs.values.shape[1])),
+        groups={},
+        has_persons=target.has_persons,
+    )
+    require_evaluable(audit)
+    pool: tuple[PoolPart, ...] = ()
+    if any(name.startswith("shadow_") for name in arrays):
+        shadow = _predictions(arrays, "shadow", path)
+        if shadow.outputs.values.shape[1] != len(audit.classes):
+            raise DataError(f"{path}: shadow has {shadow.outputs.values.shape[1]} classes, target {len(audit.classes)}")
+        pool = (PoolPart(shadow.outputs, shadow.labels, shadow.member),)
+    member, signals = _references(arrays, len(target.labels), path)
+    return (
+        Answers(
+            replace(target.outputs, values=target.outputs.values[rows]),
+            (),
+            pool,
+            None if member is None else member[:, rows],
+            None if signals is None else signals[:, rows],
+        ),
+        audit,
+        removed,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Predictions:
+    outputs: Outputs
+    labels: Ints
+    member: Bools
+    persons: NDArray[Any]
+    has_persons: bool
+
+
+def _predictions(arrays: dict[str, NDArray[Any]], who: str, path: Path) -> _Predictions:
+    logits = f"{who}_member_logits" in arrays
+    suffix = "logits" if logits else "probs"
+    needed = [f"{who}_{side}_{what}" for side in ("member", "nonmember") for what in (suffix, "labels")]
+    for name in needed:
+        if name not in arrays:
+            raise DataError(f"{path}: no array {name}", f"expected {', '.join(needed)}")
+    sizes = []
+    for side in ("member", "nonmember"):
+        values, labels = arrays[f"{who}_{side}_{suffix}"], arrays[f"{who}_{side}_labels"]
+        if values.ndim != 2 or labels.shape != (len(values),):
+            raise DataError(f"{path}: {who}_{side}_{suffix} has shape {values.shape}, labels {labels.shape}")
+        if not len(values):
+            raise NotEvaluable(f"{path}: {who} has no {side} records", "both sides are needed")
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise DataError(f"{path}: {who}_{side}_labels are {labels.dtype}", "labels are class indices 0..K-1")
+        sizes.append(len(labels))
+
+    def both(what: str) -> NDArray[Any]:
+        return np.concatenate([arrays[f"{who}_{side}_{what}"] for side in ("member", "nonmember")])
+
+    values, labels = both(suffix), both("labels").astype(np.int64)
+    has_persons = f"{who}_member_persons" in arrays and f"{who}_nonmember_persons" in arrays
+    persons = both("persons") if has_persons else np.arange(len(labels))
+    if persons.shape != labels.shape:
+        raise DataError(f"{path}: {who} persons have shape {persons.shape}, expected {labels.shape}")
+    _check(values, labels, logits, f"{path}: {who}")
+    return _Predictions(
+        Outputs(values, "logits" if logits else "probabilities"),
+        labels,
+        np.arange(len(labels)) < sizes[0],
+        persons,
+        has_persons,
+    )
+
+
+def _without_shared_persons(target: _Predictions) -> tuple[Bools, dict[str, int]]:
+    shared = ~target.member & np.isin(target.persons, target.persons[target.member])
+    return ~shared, {SHARED_PERSONS: int(shared.sum())} if shared.any() else {}
+
+
+def _references(arrays: dict[str, NDArray[Any]], records: int, path: Path) -> tuple[Bools | None, Floats | None]:
+    signals, member = arrays.get("reference_signals"), arrays.get("reference_member")
+    if signals is None and member is None:
+        return None, None
+    if signals is None or member is None:
+        raise DataError(f"{path}: reference_signals and reference_member go together")
+    if signals.shape != member.shape or signals.ndim != 2 or signals.shape[1] != records:
+        raise DataError(
+            f"{path}: reference arrays must both be [S, {records}], got {signals.shape} and {member.shape}",
+            "one column per target record, members first",
+        )
+    if not np.isfinite(signals).all():
+        raise ModelOutputUnusable(f"{path}: reference_signals are not finite")
+    return member.astype(np.bool_), signals.astype(np.float64)
+
+
+def _check(values: NDArray[Any], labels: Ints, logits: bool, where: str) -> None:
+    if values.shape[1] < 2:
+        raise DataError(f"{where} has {values.shape[1]} column", "a classifier has at least two")
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise ModelOutputUnusable(
+            f"{where} has {int(bad.sum())} rows that are not finite", "remove the cause, not the rows"
+        )
+    if labels.min() < 0 or labels.max() >= values.shape[1]:
+        raise DataError(f"{where} has labels out of range 0..{values.shape[1] - 1}", "labels are class indices")
+    if not logits and ((values < 0).any() or np.abs(values.sum(axis=1) - 1).max() > 1e-3):
+        raise ModelOutputUnusable(f"{where} has rows that are not distributions", "give *_logits if these are logits")

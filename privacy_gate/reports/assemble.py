@@ -1,0 +1,511 @@
+"""From the nouns of the run to the document. Pure functions; NaN and infinity become null, small cells are hidden."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from privacy_gate import __version__, datamodel
+from privacy_gate.datamodel import Bools, Floats
+from privacy_gate.errors import GateError
+from privacy_gate.reports import document as doc
+from privacy_gate.reports import wording
+
+ALPHA = 0.05
+MIN_CELL = 10  # no count of fewer records leaves the gate
+BINS = 20
+ROC_POINTS = 81
+
+Curve = tuple[Floats, Floats]  # fpr, tpr: both ascending
+
+
+# --- numbers and texts ----------------------------------------------------------------------------------------------
+
+
+def number(value: float | None) -> float | None:
+    """The number, or None where there is none (None, NaN, infinite)."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_SECRET = re.compile(r"(?i)([?&](?:[\w-]*(?:token|secret|signature|password|key|sig))=)[^&\s\"']+")
+
+
+def without_secrets(text: str) -> str:
+    """The text with credentials in URLs (user:password@host, ?token=...) replaced by `***`."""
+    return _SECRET.sub(r"\1***", _USERINFO.sub("***", text))
+
+
+def plain(value: Any) -> JsonValue:
+    """A JSON value without secrets, NaN or infinity; anything else as text."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        return without_secrets(str(value))
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, Mapping):
+        return {without_secrets(str(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return without_secrets(str(value))
+
+
+def _object(value: Mapping[str, Any]) -> doc.JsonObject:
+    return {key: plain(item) for key, item in value.items()}
+
+
+def interval(measurement: datamodel.Measurement, alpha: float = ALPHA) -> doc.Interval:
+    """Value with one-sided bounds, each at confidence 1 - alpha."""
+    return doc.Interval(
+        value=number(measurement.value), low=number(measurement.lower(alpha)), high=number(measurement.upper(alpha))
+    )
+
+
+def rate_key(fpr: float) -> str:
+    """A false-positive rate as a key: 0.001 -> "0.001", never "1e-05"."""
+    return np.format_float_positional(fpr, trim="-")
+
+
+# --- one noun each --------------------------------------------------------------------------------------------------
+
+
+def verdict(
+    verdict: datamodel.Verdict, valid_until: str | None = None, exit_zero: bool = False, exit_code: int | None = None
+) -> doc.Verdict:
+    """The verdict; `exit_code` where the process ends with another one (--exit-zero)."""
+    return doc.Verdict(
+        status=verdict.status,
+        exit_code=int(verdict.exit_code if exit_code is None else exit_code),
+        headline=without_secrets(verdict.headline),
+        valid_until=valid_until,
+        counts={key: int(count) for key, count in verdict.counts.items()},
+        exit_zero=exit_zero,
+    )
+
+
+def subject(
+    candidate: datamodel.Candidate | None, description: datamodel.Description | None = None, uri: str | None = None
+) -> doc.Subject:
+    """The model; where it could not be resolved, just what was asked for."""
+    if candidate is None:
+        return doc.Subject(uri=None if uri is None else without_secrets(uri))
+    return doc.Subject(
+        uri=without_secrets(candidate.uri),
+        resolved_uri=without_secrets(candidate.resolved_uri),
+        name=candidate.name,
+        version=candidate.version,
+        model_id=candidate.model_id,
+        run_id=candidate.run_id,
+        digest=candidate.digest,
+        flavor=candidate.flavor,
+        executes_code=candidate.executes_code,
+        kind=None if description is None else description.kind,
+        datasets=tuple(
+            doc.DatasetHint(
+                name=without_secrets(hint.name), context=hint.context, source_type=hint.source_type, digest=hint.digest
+            )
+            for hint in candidate.datasets
+        ),
+    )
+
+
+def policy(name: str, profile: str | None, digest: str, resolved: Mapping[str, Any]) -> doc.Policy:
+    """The policy, with its digest and all of its resolved content."""
+    return doc.Policy(name=name, profile=profile, digest=digest, resolved=_object(resolved))
+
+
+def rule(outcome: datamodel.RuleOutcome) -> doc.Rule:
+    """One judged rule."""
+    place = outcome.location
+    return doc.Rule(
+        id=outcome.id,
+        title=outcome.title,
+        metric=outcome.metric,
+        limit=number(outcome.limit),
+        value=number(outcome.value),
+        low=number(outcome.low),
+        high=number(outcome.high),
+        status=outcome.status,
+        action=outcome.action,
+        severity=outcome.severity,
+        location=None if place is None else doc.Location(file=place.file, line=place.line, column=place.column),
+        reason=without_secrets(outcome.reason),
+        cell=outcome.cell,
+        needed={key: int(count) for key, count in outcome.needed.items()},
+    )
+
+
+def thin(curve: Curve, points: int = ROC_POINTS) -> doc.Roc:
+    """The curve on a logarithmic grid of FPRs: at each the highest TPR reached without exceeding that FPR.
+
+    A curve with every step of its own would give away the rank of single records.
+    """
+    fpr, tpr = (np.concatenate([[0.0], np.asarray(side, dtype=np.float64)]) for side in curve)
+    positive = fpr[fpr > 0]
+    start = min(max(float(positive.min()) if positive.size else 1.0, 1e-5), 0.1)
+    grid = np.geomspace(start, 1.0, points)
+    grid[0], grid[-1] = start, 1.0  # exact: geomspace may end one rounding error short of a step
+    heights = np.maximum.accumulate(tpr)[np.searchsorted(fpr, grid, side="right") - 1]
+    return doc.Roc(fpr=tuple(np.round(grid, 7).tolist()), tpr=tuple(np.round(heights, 6).tolist()))
+
+
+def attack(outcome: datamodel.AttackOutcome, curve: Curve | None = None, alpha: float = ALPHA) -> doc.Attack:
+    """One attack that ran, was skipped or crashed."""
+    if not isinstance(outcome, datamodel.AttackResult):
+        return doc.Attack(
+            id=outcome.id,
+            family=outcome.family,
+            status="skipped" if isinstance(outcome, datamodel.AttackSkipped) else "error",
+            reason=without_secrets(outcome.reason),
+            threat_model=outcome.threat_model,
+        )
+    return doc.Attack(
+        id=outcome.id,
+        family=outcome.family,
+        status="executed",
+        threat_model=outcome.threat_model,
+        threshold=outcome.threshold,
+        adaptive=outcome.adaptive,
+        metrics=doc.Metrics(
+            accuracy=interval(outcome.accuracy, alpha),
+            auc=None if outcome.auc is None else interval(outcome.auc, alpha),
+            advantage=interval(outcome.advantage, alpha),
+            tpr_at_fpr={
+                rate_key(rate): interval(measured, alpha)
+                for rate, measured in sorted(outcome.tpr_at_fpr.items(), reverse=True)
+            },
+        ),
+        roc=None if curve is None else thin(curve),
+    )
+
+
+def finding(finding: datamodel.Finding) -> doc.Finding:
+    """One validity check's answer."""
+    return doc.Finding(
+        check=finding.check,
+        value=number(finding.value),
+        status=finding.status,
+        invalidates=finding.invalidates,
+        reason=without_secrets(finding.reason),
+    )
+
+
+def suppress(counts: Sequence[int] | NDArray[Any], minimum: int = MIN_CELL) -> tuple[int | None, ...]:
+    """Counts below `minimum` hidden, and as many of the next smallest as it takes that the hidden ones together
+    are not fewer than `minimum` either: with the total known, a single hidden cell could be worked out."""
+    cells = [int(count) for count in counts]
+    hidden = {index for index, count in enumerate(cells) if count < minimum}
+    for index in sorted(range(len(cells)), key=lambda i: (cells[i], i)):
+        total = sum(cells[i] for i in hidden)
+        if total == 0 or total >= minimum:
+            break
+        hidden.add(index)
+    return tuple(None if index in hidden else count for index, count in enumerate(cells))
+
+
+def histogram(name: str, values: Floats, member: Bools, edges: Floats | None = None) -> doc.Histogram | None:
+    """Counts of members and non-members in equal cells between the 1 % and 99 % points; the outer cells take the rest.
+
+    None when there is nothing to show (no finite value). Extremes are single records, so they set no edge.
+    """
+    finite = np.isfinite(values)
+    if not finite.any():
+        return None
+    if edges is None:
+        low, high = np.quantile(values[finite], [0.01, 0.99])
+        if not high > low:
+            low, high = low - 0.5, high + 0.5
+        edges = np.linspace(float(f"{low:.3g}"), float(f"{high:.3g}"), BINS + 1)
+        if not edges[-1] > edges[0]:
+            edges = np.linspace(low, high, BINS + 1)
+    clipped = np.clip(values, edges[0], edges[-1])
+    counts = [np.histogram(clipped[finite & side], bins=edges)[0] for side in (member, ~member)]
+    return doc.Histogram(
+        name=name,
+        edges=tuple(float(f"{edge:.6g}") for edge in edges),
+        members=suppress(counts[0]),
+        nonmembers=suppress(counts[1]),
+    )
+
+
+def groups(scores: Floats, audit: datamodel.Audit, score: float) -> tuple[doc.Group, ...]:
+    """Risk per class and per value of each declared group; records at or above `score` count as high-risk."""
+    classes = np.array(audit.classes, dtype=object)[audit.labels].astype(str)
+    tables: dict[str, NDArray[np.str_]] = {"class": classes, **dict(audit.groups)}
+    return tuple(
+        group for by, values in tables.items() for group in _groups_by(by, values, scores, audit.member, score)
+    )
+
+
+def _groups_by(by: str, values: NDArray[np.str_], scores: Floats, member: Bools, score: float) -> tuple[doc.Group, ...]:
+    names = [str(value) for value in np.unique(values)]
+    sides = [[scores[side & (values == name)] for name in names] for side in (member, ~member)]
+    sizes = [suppress([part.size for part in parts]) for parts in sides]
+    return tuple(
+        doc.Group(
+            by=by,
+            value=name,
+            members=sizes[0][i],
+            nonmembers=sizes[1][i],
+            mean_members=_mean(sides[0][i], sizes[0][i]),
+            mean_nonmembers=_mean(sides[1][i], sizes[1][i]),
+            high_members=_high_share(sides[0][i], sizes[0][i], score),
+            high_nonmembers=_high_share(sides[1][i], sizes[1][i], score),
+        )
+        for i, name in enumerate(names)
+    )
+
+
+def _mean(scores: Floats, shown: int | None) -> float | None:
+    return number(float(scores.mean())) if shown else None
+
+
+def _high_share(scores: Floats, shown: int | None, score: float) -> float | None:
+    """The share at or above the score; hidden where it would tell of one to nine records."""
+    count = int((scores >= score).sum())
+    return count / scores.size if shown and (count == 0 or count >= MIN_CELL) else None
+
+
+def risk(
+    scores: datamodel.RiskScores,
+    audit: datamodel.Audit,
+    shown: Sequence[datamodel.RiskScores] = (),
+    alpha: float = ALPHA,
+) -> doc.Risk:
+    """The estimator that verdicts use; `shown` are others for comparison."""
+    return doc.Risk(
+        estimator=scores.estimator,
+        high=tuple(
+            doc.HighRisk(
+                score=high.score,
+                members=int(high.members),
+                nonmembers=int(high.nonmembers),
+                attributable=interval(high.attributable, alpha),
+                precision=interval(high.precision, alpha),
+            )
+            for high in scores.high
+        ),
+        calibration={key: number(value) for key, value in scores.calibration.items()},
+        reliability=tuple(
+            doc.ReliabilityBin(
+                score=float(score),
+                members=number(share) if records >= MIN_CELL else None,
+                n=int(records) if records >= MIN_CELL else None,
+            )
+            for score, share, records in scores.reliability
+            if records and number(score) is not None
+        ),
+        distribution=histogram("risk score", scores.scores, audit.member, np.linspace(0.0, 1.0, BINS + 1)),
+        groups=groups(scores.scores, audit, scores.high[0].score if scores.high else 0.8),
+        shown=tuple(risk(other, audit, (), alpha) for other in shown),
+    )
+
+
+def shadows(
+    plan: datamodel.ShadowPlan,
+    accuracy_in: float | None = None,
+    accuracy_out: float | None = None,
+    target_accuracy_members: float | None = None,
+    target_accuracy_nonmembers: float | None = None,
+) -> doc.Shadows:
+    """The shadow models: how many, trained on how much, and how alike the target they are."""
+    return doc.Shadows(
+        plan=plan.kind,
+        count=len(plan.member),
+        train_size=int(plan.train_size),
+        accuracy_in=number(accuracy_in),
+        accuracy_out=number(accuracy_out),
+        target_accuracy_members=number(target_accuracy_members),
+        target_accuracy_nonmembers=number(target_accuracy_nonmembers),
+        notes=tuple(without_secrets(note) for note in plan.notes),
+    )
+
+
+def data(
+    audit: datamodel.Audit,
+    digests: Mapping[str, str],
+    others: Mapping[str, int],
+    removed: Mapping[str, int],
+    train_size: int | None,
+) -> doc.Data:
+    """Counts of the audited records; `others` are records of population and seen, `digests` by role."""
+
+    def audited(role: str, where: Bools) -> doc.RecordSet:
+        persons = len(np.unique(audit.persons[where])) if audit.has_persons else None
+        return doc.RecordSet(n=int(where.sum()), persons=persons, digest=digests.get(role))
+
+    def other(role: str) -> doc.RecordSet | None:
+        return doc.RecordSet(n=int(others[role]), digest=digests.get(role)) if role in others else None
+
+    return doc.Data(
+        members=audited("members", audit.member),
+        nonmembers=audited("nonmembers", ~audit.member),
+        population=other("population"),
+        seen=other("seen"),
+        removed={reason: int(count) for reason, count in removed.items()},
+        classes=len(audit.classes),
+        train_size=train_size,
+    )
+
+
+def problem(error: BaseException) -> doc.Problem:
+    """What went wrong, without a stack trace: it may hold records."""
+    if isinstance(error, GateError):
+        return doc.Problem(
+            type=type(error).__name__, what=without_secrets(error.what), hint=without_secrets(error.hint)
+        )
+    return doc.Problem(
+        type=type(error).__name__,
+        what="an unexpected error ended the evaluation",
+        hint="run again with --verbose for the stack trace, and report it",
+    )
+
+
+def threats(access: str, outcomes: Iterable[datamodel.AttackOutcome]) -> doc.Threats:
+    """What was run, what was not, and why."""
+    ran = [outcome for outcome in outcomes if isinstance(outcome, datamodel.AttackResult)]
+    rest = [outcome for outcome in outcomes if not isinstance(outcome, datamodel.AttackResult)]
+    return doc.Threats(
+        access=access,
+        threat_models=tuple(model for model in datamodel.ThreatModel if any(o.threat_model == model for o in ran)),
+        attacks_run=tuple(dict.fromkeys(outcome.id for outcome in ran)),
+        attacks_not_run=tuple(
+            doc.NotRun(
+                id=outcome.id,
+                threat_model=outcome.threat_model,
+                status="skipped" if isinstance(outcome, datamodel.AttackSkipped) else "error",
+                reason=without_secrets(outcome.reason),
+            )
+            for outcome in rest
+        ),
+        out_of_scope=wording.OUT_OF_SCOPE,
+    )
+
+
+# --- all of it ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Parts:
+    """All that a run can hand over; only the verdict is always there.
+
+    verdict                 of the policy, or the one that an error implies
+    uri                     what was asked for, where no candidate was resolved
+    candidate, description  the model
+    access                  what the attacker sees of the model
+    policy                  see `policy`
+    audit                   answer key of the R records
+    digests, others         by role: sha256 of the records; records in population and seen
+    removed                 records left out, by reason
+    attacks                 outcomes in the order in which they ran
+    curves                  attack id -> (fpr, tpr); shown once per attack
+    risk, shown_risk        the calibrated estimator's scores; those of others
+    signals                 signal name -> [R] of the target, for member against non-member histograms
+    findings                of the validity checks
+    shadows                 see `shadows`
+    defence                 at most one: name -> settings
+    baseline, active_waivers, expired_waivers, unused_waivers   as the policy gave them
+    limitations, warnings   of this run, beside the standing ones
+    errors                  what broke
+    """
+
+    verdict: datamodel.Verdict
+    valid_until: str | None = None
+    exit_zero: bool = False
+    exit_code: int | None = None
+    uri: str | None = None
+    candidate: datamodel.Candidate | None = None
+    description: datamodel.Description | None = None
+    access: str = "class probabilities for chosen inputs, any number of queries"
+    policy: doc.Policy | None = None
+    audit: datamodel.Audit | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, int] = field(default_factory=dict)
+    removed: Mapping[str, int] = field(default_factory=dict)
+    train_size: int | None = None
+    attacks: Sequence[datamodel.AttackOutcome] = ()
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    risk: datamodel.RiskScores | None = None
+    shown_risk: Sequence[datamodel.RiskScores] = ()
+    signals: Mapping[str, Floats] = field(default_factory=dict)
+    findings: Sequence[datamodel.Finding] = ()
+    shadows: doc.Shadows | None = None
+    defence: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    baseline: Mapping[str, Any] | None = None
+    active_waivers: Sequence[Mapping[str, Any]] = ()
+    expired_waivers: Sequence[Mapping[str, Any]] = ()
+    unused_waivers: Sequence[Mapping[str, Any]] = ()
+    limitations: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    errors: Sequence[BaseException] = ()
+    seed: int | None = None
+    suite: str | None = None
+    alpha: float = ALPHA
+    run: doc.Run = field(default_factory=doc.Run)
+
+
+def _attacks(parts: Parts) -> tuple[doc.Attack, ...]:
+    drawn: set[str] = set()
+    made = []
+    for outcome in parts.attacks:
+        first = outcome.id not in drawn and isinstance(outcome, datamodel.AttackResult)
+        made.append(attack(outcome, parts.curves.get(outcome.id) if first else None, parts.alpha))
+        if first:
+            drawn.add(outcome.id)
+    return tuple(made)
+
+
+def _distributions(parts: Parts) -> tuple[doc.Histogram, ...]:
+    if parts.audit is None:
+        return ()
+    made = (histogram(name, parts.signals[name], parts.audit.member) for name in sorted(parts.signals))
+    return tuple(h for h in made if h is not None)
+
+
+def report(parts: Parts) -> doc.Report:
+    """The sealed document."""
+    audit = parts.audit
+    defence = next(iter(parts.defence.items()), None)
+    run = doc.Run.model_validate(plain(parts.run.model_dump(mode="json")))
+    return doc.seal(
+        doc.Report(
+            tool=doc.Tool(version=__version__),
+            verdict=verdict(parts.verdict, parts.valid_until, parts.exit_zero, parts.exit_code),
+            subject=subject(parts.candidate, parts.description, parts.uri),
+            policy=parts.policy,
+            threat_model=threats(parts.access, parts.attacks),
+            data=None if audit is None else data(audit, parts.digests, parts.others, parts.removed, parts.train_size),
+            rules=tuple(rule(outcome) for outcome in parts.verdict.rules),
+            attacks=_attacks(parts),
+            risk=None
+            if parts.risk is None or audit is None
+            else risk(parts.risk, audit, parts.shown_risk, parts.alpha),
+            distributions=_distributions(parts),
+            validity=tuple(finding(item) for item in parts.findings),
+            shadows=parts.shadows,
+            defence=None if defence is None else doc.Defence(id=defence[0], settings=_object(defence[1])),
+            baseline=None if parts.baseline is None else _object(parts.baseline),
+            waivers=doc.Waivers(
+                active=tuple(_object(item) for item in parts.active_waivers),
+                expired=tuple(_object(item) for item in parts.expired_waivers),
+                unused=tuple(_object(item) for item in parts.unused_waivers),
+            ),
+            limitations=(*wording.LIMITATIONS, *(without_secrets(text) for text in parts.limitations)),
+            warnings=tuple(without_secrets(text) for text in parts.warnings),
+            errors=tuple(problem(error) for error in parts.errors),
+            signoff=doc.Signoff(),
+            seed=parts.seed,
+            suite=parts.suite,
+            levels=doc.Levels(alpha=parts.alpha),
+            integrity=doc.Integrity(report_sha256=""),
+            run=run,
+        )
+    )

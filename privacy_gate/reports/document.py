@@ -1,0 +1,445 @@
+"""report.json, field by field. `null` means not measured, never zero; a number is finite or absent.
+
+Every other format is a rendering of this document. `run` holds all that differs between two identical runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, ValidationInfo, model_validator
+
+from privacy_gate.datamodel import Action, Invalidates, RuleStatus, Scope, ThreatModel, VerdictStatus
+from privacy_gate.errors import UsageError
+from privacy_gate.storage import sha256_of_json
+
+SCHEMA_VERSION = "1.0"
+SCHEMA_FILE = "schemas/report-1.0.schema.json"
+CANONICALISATION = "JSON, keys sorted, no spaces, ASCII; all keys but run and integrity; SHA-256"
+
+_NEWER_MINOR = object()  # validation context: drop the keys that this version does not know
+
+JsonObject = dict[str, JsonValue]
+
+
+class Part(BaseModel):
+    """Base of everything in a report: frozen, no unknown keys, no NaN, no infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_unknown(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.context is _NEWER_MINOR and isinstance(value, Mapping):
+            return {key: item for key, item in value.items() if key in cls.model_fields}
+        return value
+
+
+class Interval(Part):
+    """A measured number between two one-sided bounds (see `levels`)."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Tool(Part):
+    """What wrote the report."""
+
+    name: str = "privacy-gate"
+    version: str
+
+
+class Verdict(Part):
+    """The whole in one word, one line and one exit code."""
+
+    status: VerdictStatus
+    exit_code: int
+    headline: str
+    valid_until: str | None = Field(None, description="ISO date; after it the evidence should be renewed")
+    counts: dict[str, int] = {}
+    exit_zero: bool = Field(False, description="the caller asked for exit code 0 in place of 1")
+
+
+class DatasetHint(Part):
+    """A data set that the training run logged; a hint for people, not the audited records."""
+
+    name: str
+    context: str
+    source_type: str
+    digest: str
+
+
+class Subject(Part):
+    """The model that was judged."""
+
+    uri: str | None
+    resolved_uri: str | None = None
+    name: str | None = None
+    version: str | None = None
+    model_id: str | None = None
+    run_id: str | None = None
+    digest: str | None = Field(None, description="sha256 over the files of the snapshot")
+    flavor: str | None = None
+    executes_code: bool | None = Field(None, description="loading the model runs code that came with it")
+    kind: str | None = None
+    datasets: tuple[DatasetHint, ...] = ()
+
+
+class Policy(Part):
+    """What was promised before the run."""
+
+    name: str
+    profile: str | None
+    digest: str
+    resolved: JsonObject = {}
+
+
+class NotRun(Part):
+    """An attack that gave no evidence, and why."""
+
+    id: str
+    threat_model: ThreatModel
+    status: Literal["skipped", "error"]
+    reason: str
+
+
+class OutOfScope(Part):
+    """A kind of attack about which the report says nothing."""
+
+    id: str
+    note: str
+
+
+class Threats(Part):
+    """Who attacks, with what, and what was left out."""
+
+    access: str = Field(description="what the attacker sees of the model")
+    threat_models: tuple[ThreatModel, ...] = ()
+    attacks_run: tuple[str, ...] = ()
+    attacks_not_run: tuple[NotRun, ...] = ()
+    out_of_scope: tuple[OutOfScope, ...] = ()
+
+
+class RecordSet(Part):
+    """One role of the data."""
+
+    n: int = Field(description="records")
+    persons: int | None = Field(None, description="data subjects; null without a person column")
+    digest: str | None = Field(None, description="sha256 over content, shape, names and types")
+
+
+class Data(Part):
+    """Which records the evidence rests on."""
+
+    members: RecordSet
+    nonmembers: RecordSet
+    population: RecordSet | None = None
+    seen: RecordSet | None = None
+    removed: dict[str, int] = Field({}, description="records left out, by reason")
+    classes: int
+    train_size: int | None = Field(None, description="records that the target was trained on")
+
+
+class Location(Part):
+    """Where in a file a rule stands; counts from 1."""
+
+    file: str
+    line: int
+    column: int
+
+
+class Rule(Part):
+    """One rule of the policy, judged."""
+
+    id: str
+    title: str
+    metric: str
+    limit: float | None
+    value: float | None
+    low: float | None
+    high: float | None
+    status: RuleStatus
+    action: Action
+    severity: str
+    location: Location | None = None
+    reason: str
+    cell: str = Field("", description="the attack, threat model and scope that decided")
+    needed: dict[str, int] = Field({}, description="records that would decide, when inconclusive")
+
+
+class Metrics(Part):
+    """What one attack achieved; keys of `tpr_at_fpr` are false-positive rates."""
+
+    accuracy: Interval = Field(description="balanced accuracy")
+    auc: Interval | None
+    advantage: Interval = Field(description="TPR - FPR")
+    tpr_at_fpr: dict[str, Interval]
+
+
+class Roc(Part):
+    """A thinned receiver operating curve."""
+
+    fpr: tuple[float, ...]
+    tpr: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _paired(self) -> Roc:
+        if len(self.fpr) != len(self.tpr):
+            raise ValueError("fpr and tpr must have the same length")
+        return self
+
+
+class Attack(Part):
+    """One attack under one threat model and threshold scope."""
+
+    id: str
+    family: str
+    status: Literal["executed", "skipped", "error"]
+    reason: str | None = None
+    threat_model: ThreatModel
+    threshold: Scope | None = None
+    adaptive: bool | None = Field(None, description="shadows went through the same defence as the target")
+    metrics: Metrics | None = None
+    roc: Roc | None = None
+
+
+class HighRisk(Part):
+    """Persons (records without a person column) at or above a risk score."""
+
+    score: float
+    members: int
+    nonmembers: int
+    attributable: Interval = Field(description="share of members in excess of the share of non-members")
+    precision: Interval = Field(description="of flagging, at prior one half")
+
+
+class ReliabilityBin(Part):
+    """Predicted against observed; null where fewer than ten records would show."""
+
+    score: float
+    members: float | None = Field(description="observed member share at prior one half")
+    n: int | None
+
+
+class Histogram(Part):
+    """Counts between edges; null where fewer than ten records, or another hidden cell could be worked out."""
+
+    name: str
+    edges: tuple[float, ...]
+    members: tuple[int | None, ...]
+    nonmembers: tuple[int | None, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Histogram:
+        if not len(self.edges) - 1 == len(self.members) == len(self.nonmembers):
+            raise ValueError("a histogram has one edge more than cells")
+        return self
+
+
+class Group(Part):
+    """Risk within one group; null where fewer than ten records would show."""
+
+    by: str
+    value: str
+    members: int | None
+    nonmembers: int | None
+    mean_members: float | None = Field(description="mean risk score of the group's members")
+    mean_nonmembers: float | None
+    high_members: float | None = Field(description="share of the group's members at or above the first score")
+    high_nonmembers: float | None
+
+
+class Risk(Part):
+    """How likely single records can be told to have been members."""
+
+    estimator: str
+    high: tuple[HighRisk, ...]
+    calibration: dict[str, float | None]
+    reliability: tuple[ReliabilityBin, ...] = ()
+    distribution: Histogram | None = None
+    groups: tuple[Group, ...] = ()
+    shown: tuple[Risk, ...] = Field((), description="other estimators; no verdict rests on them")
+
+
+class Finding(Part):
+    """The answer of one validity check."""
+
+    check: str
+    value: float | None
+    status: Literal["pass", "warn", "fail", "not_applicable"]
+    invalidates: Invalidates | None
+    reason: str
+
+
+class Shadows(Part):
+    """The shadow models behind the evidence."""
+
+    plan: Literal["balanced", "disjoint", "loaded"]
+    count: int
+    train_size: int
+    accuracy_in: float | None = Field(None, description="shadows on their own training records")
+    accuracy_out: float | None = Field(None, description="shadows on other records")
+    target_accuracy_members: float | None = None
+    target_accuracy_nonmembers: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Defence(Part):
+    """The defence that the candidate is released with."""
+
+    id: str
+    settings: JsonObject = {}
+
+
+class Waivers(Part):
+    """Exceptions granted by people."""
+
+    active: tuple[JsonObject, ...] = ()
+    expired: tuple[JsonObject, ...] = ()
+    unused: tuple[JsonObject, ...] = ()
+
+
+class Problem(Part):
+    """What went wrong, and the mend."""
+
+    type: str
+    what: str
+    hint: str = ""
+
+
+class Signoff(Part):
+    """Filled in by people."""
+
+    prepared_by: str | None = None
+    reviewed_by: str | None = None
+    date: str | None = None
+
+
+class Levels(Part):
+    """What the bounds mean."""
+
+    alpha: float
+    attacks: str = "low and high are one-sided bounds, each at confidence 1 - alpha, not corrected for many attacks"
+    rules: str = (
+        "low is corrected for all attacks, threat models, scopes, slices and rules (Bonferroni; Holm decides); "
+        "high is not corrected, because to pass every attack must stay below the limit"
+    )
+
+
+class Integrity(Part):
+    """How to find out whether the report was changed."""
+
+    canonicalisation: str = CANONICALISATION
+    report_sha256: str
+
+
+class Cache(Part):
+    """How much of the shadows came from the store."""
+
+    trained: int | None = None
+    cached: int | None = None
+
+
+class MlflowLog(Part):
+    """Where the evidence was logged."""
+
+    run_id: str | None = None
+    warning: str | None = None
+
+
+class Run(Part):
+    """Everything that differs between two identical runs."""
+
+    report_id: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    duration_seconds: float | None = None
+    host: str | None = None
+    argv: tuple[str, ...] = ()
+    jobs: int | None = None
+    cache: Cache = Cache()
+    versions: dict[str, str] = {}
+    mlflow: MlflowLog | None = None
+
+
+class Report(Part):
+    """report.json."""
+
+    schema_version: str = Field(SCHEMA_VERSION, pattern=r"^1\.\d+$")
+    tool: Tool
+    verdict: Verdict
+    subject: Subject
+    policy: Policy | None
+    threat_model: Threats
+    data: Data | None
+    rules: tuple[Rule, ...]
+    attacks: tuple[Attack, ...]
+    risk: Risk | None
+    distributions: tuple[Histogram, ...]
+    validity: tuple[Finding, ...]
+    shadows: Shadows | None
+    defence: Defence | None
+    baseline: JsonObject | None
+    waivers: Waivers
+    limitations: tuple[str, ...]
+    warnings: tuple[str, ...]
+    errors: tuple[Problem, ...]
+    signoff: Signoff
+    seed: int | None
+    suite: str | None
+    levels: Levels
+    integrity: Integrity
+    run: Run
+
+
+def content_digest(content: Mapping[str, Any]) -> str:
+    """sha256 (hex) over everything in a report.json but `run` and `integrity`."""
+    return sha256_of_json({key: value for key, value in content.items() if key not in ("run", "integrity")})
+
+
+def verify(report: Report | Mapping[str, Any]) -> bool:
+    """Whether the content has the digest that it states; of a file give the raw JSON, `parse` may have dropped keys."""
+    content = report.model_dump(mode="json") if isinstance(report, Report) else report
+    integrity = content.get("integrity")
+    return isinstance(integrity, Mapping) and integrity.get("report_sha256") == content_digest(content)
+
+
+def seal(report: Report) -> Report:
+    """The same report with its digest."""
+    digest = content_digest(report.model_dump(mode="json"))
+    return report.model_copy(update={"integrity": Integrity(report_sha256=digest)})
+
+
+def dumps(report: Report) -> str:
+    """report.json: keys in schema order, floats by repr, a newline at the end; equal reports give equal bytes."""
+    # ASCII: a registry's escape sequences and text-direction marks reach no terminal through `cat`.
+    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def parse(text: str | bytes) -> Report:
+    """A report read back for rendering; keys of newer 1.x versions are ignored. Raises UsageError."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"not a report: {error}", "give the report.json that `check` wrote") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, str) or version.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+        raise UsageError(
+            f"not a report of schema version 1.x: schema_version is {version!r}",
+            "render it with the version of privacy-gate that wrote it",
+        )
+    try:
+        return Report.model_validate(content, context=None if version == SCHEMA_VERSION else _NEWER_MINOR)
+    except ValidationError as error:
+        places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        hint = "the file was changed or cut after `check` wrote it"
+        raise UsageError(f"not a valid report: {places}", hint) from error
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of what `dumps` writes."""
+    schema = Report.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "privacy-gate report 1.0"}

@@ -1,0 +1,129 @@
+"""Numbers and texts for people: sensible digits, thousands separators, and a dash for what was not measured."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Literal
+
+DASH = "–"
+
+Unit = Literal["percent", "decimal", "count", "plain"]
+
+_UNITS: tuple[tuple[str, Unit], ...] = (
+    ("count", "count"),
+    ("excess", "count"),
+    ("persons", "count"),
+    ("auc", "decimal"),
+    ("ece", "decimal"),
+    ("error", "decimal"),
+    ("rmse", "decimal"),
+    ("tpr", "percent"),
+    ("accuracy", "percent"),
+    ("advantage", "percent"),
+    ("share", "percent"),
+    ("precision", "percent"),
+    ("gap", "percent"),
+)
+
+
+def unit(metric: str) -> Unit:
+    """How to print values of a policy metric, told from its name."""
+    return next((kind for word, kind in _UNITS if word in metric.lower()), "plain")
+
+
+def count(value: float | None) -> str:
+    """12345 -> "12,345"; a fraction keeps one digit."""
+    if value is None:
+        return DASH
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def _percent_digits(value: float) -> int:
+    size = abs(100 * value)
+    return 1 if size >= 1 or size == 0 else 2
+
+
+def percent(value: float | None, digits: int | None = None) -> str:
+    """0.7364 -> "73.6%", 0.0055 -> "0.55%"; what rounds to nothing but is not, shows as "<0.01%"."""
+    if value is None:
+        return DASH
+    places = _percent_digits(value) if digits is None else digits
+    text = f"{100 * value:.{places}f}%"
+    if value > 0 and not text.strip("0.%"):
+        return f"<{10.0**-places:.{places}f}%"
+    return "0.0%" if text == "-0.0%" else text
+
+
+def decimal(value: float | None, digits: int = 3) -> str:
+    """0.8115 -> "0.811"; for AUC, errors and the like."""
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def amount(value: float | None, kind: Unit, beside: float | None = None) -> str:
+    """The value in its unit, with as many digits as it takes to differ in print from the limit `beside` it."""
+    if value is None:
+        return DASH
+    if kind == "count":
+        return count(value)
+    if kind == "plain":
+        return count(value) if float(value).is_integer() else f"{value:.4g}"
+    for extra in range(5):
+        text, other = (_with(number, kind, extra) for number in (value, beside))
+        if beside is None or value == beside or text != other:
+            break
+    return text
+
+
+def _with(value: float | None, kind: Unit, extra: int) -> str:
+    if value is None:
+        return DASH
+    return percent(value, _percent_digits(value) + extra) if kind == "percent" else decimal(value, 3 + extra)
+
+
+def bounds(low: float | None, high: float | None, kind: Unit, beside: float | None = None) -> str:
+    """Two bounds as "[71.5, 74.4]", in the unit of the value they go with; a dash when there are none."""
+    if low is None and high is None:
+        return DASH
+    return f"[{', '.join(amount(bound, kind, beside).removesuffix('%') for bound in (low, high))}]"
+
+
+def at_most(limit: float | None, kind: Unit) -> str:
+    """A limit: "≤ 60.0%"."""
+    return DASH if limit is None else f"≤ {amount(limit, kind)}"
+
+
+def rate_name(rate: str) -> str:
+    """A key of `tpr_at_fpr` for a heading: "0.001" -> "0.1%"."""
+    return f"{100 * float(rate):g}%"
+
+
+def short(digest: str | None) -> str:
+    """The first twelve characters of a digest."""
+    return DASH if not digest else digest[:12]
+
+
+def duration(seconds: float | None) -> str:
+    """346.2 -> "5 min 46 s"."""
+    if seconds is None:
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def words(name: str) -> str:
+    """An identifier as words: "not_applicable" -> "not applicable"."""
+    return name.replace("_", " ").strip()
+
+
+# A whole escape sequence, so that of a coloured text only the text is left.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?|\x9b[0-?]*[ -/]*[@-~]")
+
+
+def clean(text: str) -> str:
+    """The text without terminal escapes, control characters and marks that turn its direction; lines are kept."""
+    kept = _ESCAPES.sub("", text)
+    return "".join(c for c in kept if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))

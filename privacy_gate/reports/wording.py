@@ -1,0 +1,149 @@
+"""Fixed texts. A report speaks of evidence for resistance to the attacks that it lists, and of nothing more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from privacy_gate.datamodel import VerdictStatus
+from privacy_gate.reports.document import OutOfScope
+
+VERDICTS = {
+    VerdictStatus.PASS: "Pass",
+    VerdictStatus.PASS_WITH_WARNINGS: "Pass with warnings",
+    VerdictStatus.PASS_WITH_WAIVERS: "Pass with waivers",
+    VerdictStatus.FAIL: "Fail",
+    VerdictStatus.INCONCLUSIVE: "Inconclusive",
+    VerdictStatus.ERROR: "Error",
+}
+
+_PASS = (
+    "Every attack in this report stayed within the limits of the policy, and so did the upper bounds. "
+    "This is evidence for resistance to these attacks, on these records, and to no others."
+)
+
+READINGS = {
+    VerdictStatus.PASS: _PASS,
+    VerdictStatus.PASS_WITH_WARNINGS: _PASS + " Some rules that only warn did not hold.",
+    VerdictStatus.PASS_WITH_WAIVERS: _PASS + " Rules that did not hold were waived by people, as listed below.",
+    VerdictStatus.FAIL: (
+        "At least one attack proves more leakage than the policy allows: even the lower bound is beyond the limit, "
+        "after correcting for the number of attacks tried."
+    ),
+    VerdictStatus.INCONCLUSIVE: (
+        "The evidence neither shows that the model stays within the policy nor proves that it does not. "
+        "Treat the model as not released."
+    ),
+    VerdictStatus.ERROR: "The evaluation broke before it could say anything about the model. Treat it as not released.",
+}
+
+STATUS = {
+    "pass": "pass",
+    "fail": "fail",
+    "inconclusive": "undecided",
+    "error": "error",
+    "not_applicable": "does not apply",
+    "warn": "warning",
+    "executed": "run",
+    "skipped": "skipped",
+}
+
+EFFECTS = {"block": "blocks", "warn": "warns", "off": "off"}
+
+OUT_OF_SCOPE = (
+    OutOfScope(id="attribute inference", note="guessing unknown attributes of a person whose record is partly known"),
+    OutOfScope(id="model inversion", note="reconstructing typical inputs of a class"),
+    OutOfScope(id="data reconstruction", note="recovering training records from weights or gradients"),
+    OutOfScope(id="property inference", note="learning statistics of the training set as a whole"),
+    OutOfScope(id="poisoning", note="an attacker who plants training records to make others easier to find"),
+    OutOfScope(id="model extraction", note="copying the model through its answers"),
+)
+
+LIMITATIONS = (
+    "Only the attacks listed were run. Their failure is evidence for resistance to them, not to others.",
+    "The figures hold for the audited records; people unlike them may be exposed more or less.",
+    "Rates at low false-positive rates are averages over people; the risk of one person can be higher.",
+    "Limits are a choice of the policy. No law or regulator names a number.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a metric means and what helps when it is beyond its limit."""
+
+    meaning: str
+    remedy: str
+
+
+_ADVICE = {
+    "accuracy": Advice(
+        "How often an attacker who is shown one person, from the training data or not with even odds, tells which. "
+        "Guessing gives 50%.",
+        "Narrow the gap between training and test behaviour: stronger regularisation, shallower trees, fewer epochs "
+        "or early stopping; then an output defence, or training with differential privacy.",
+    ),
+    "auc": Advice(
+        "The chance that a random training record looks more like a member than a random other record. "
+        "Guessing gives 0.500.",
+        "Regularise, stop earlier or train with differential privacy; rounding outputs alone rarely moves it.",
+    ),
+    "tpr": Advice(
+        "The share of training records that an attacker names with confidence, while wrongly naming only a "
+        "set share of other records. An average can look harmless while these people are exposed.",
+        "Look for outliers and rare groups that the model memorises: remove duplicates, give leaves or cells more "
+        "records, clip gradients, or train with differential privacy.",
+    ),
+    "risk": Advice(
+        "People for whom an attacker would be nearly certain, beyond what chance would flag.",
+        "Find out in the restricted annex what they have in common (rare groups, wrong labels), then regularise, "
+        "or leave such records out of training.",
+    ),
+    "instance_based": Advice(
+        "Some model types, such as nearest neighbours and kernel machines, carry training records inside the artefact.",
+        "Release a model type that does not store records, or keep the artefact behind an interface.",
+    ),
+    "attacks": Advice(
+        "The policy names attacks that must have run; without them nothing can be said.",
+        "Give the gate what the skipped attacks require, as their reasons say.",
+    ),
+    "validity": Advice(
+        "Whether the evidence can be trusted at all: members and non-members must differ in membership alone.",
+        "Draw members and non-members from the same source at random, without repeated records or people.",
+    ),
+    "": Advice(
+        "A condition that the policy sets before release.",
+        "Run `privacy-gate explain` with the rule's name for its definition and remedies.",
+    ),
+}
+
+
+def advice(metric: str) -> Advice:
+    """The advice for a policy metric such as `attack.accuracy`; a general one for metrics of plug-ins."""
+    words = metric.lower()
+    if words.startswith("risk."):
+        return _ADVICE["risk"]
+    return next((text for word, text in _ADVICE.items() if word and word in words), _ADVICE[""])
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """Where a text asks for evidence that stands in this report."""
+
+    source: str
+    asks: str
+    section: str
+
+
+CLAUSES = (
+    Clause(
+        "EDPB Opinion 28/2024, para. 55",
+        "structured testing against membership inference, with the scope and quality of the tests",
+        "Attacks; Threat model and scope; Validity",
+    ),
+    Clause(
+        "EU AI Act (2024/1689), Annex IV 2(g)",
+        "testing procedures, data, metrics, logs and reports, dated and signed by those responsible",
+        "Rules; Data and reproducibility; Sign-off",
+    ),
+    Clause("NIST AI RMF 1.0, MEASURE 2.10", "privacy risk examined and documented", "Rules; Risk of single people"),
+    Clause("MITRE ATLAS, AML.T0024.000", "infer training data membership through the model's interface", "Attacks"),
+)

@@ -1,0 +1,35 @@
+"""Text from strangers: what a registry or a model wrote must not steer a terminal, a log or a page."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+# Whole escape sequences first: what is left of "\x1b]0;title\x07" without its ESC would still be shown as text.
+_ESCAPES = re.compile(
+    r"(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"  # OSC: titles, links, clipboard
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|\x1b[PX^_][^\x1b]*(?:\x1b\\)?"  # DCS, SOS, PM, APC
+    r"|\x1b[ -/]*[0-~]"
+)
+
+
+def clean(text: object, limit: int | None = None) -> str:
+    """`text` on one line, without escape sequences, control, format (bidi) and surrogate characters."""
+    plain = _ESCAPES.sub("", str(text))
+    plain = "".join(" " if c in "\t\n\r\x0b\x0c\x85\u2028\u2029" else c for c in plain)
+    plain = "".join(c for c in plain if unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co"})
+    if limit is not None and len(plain) > limit:
+        return plain[: limit - 1] + "…"
+    return plain
+
+
+def last_line(log: Path, limit: int = 300) -> str:
+    """The last line of a log that says something; "" where there is none."""
+    with log.open("rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - 16_384))
+        lines = stream.read().decode("utf-8", "replace").splitlines()
+    return next((text for line in reversed(lines) if (text := clean(line, limit).strip())), "")

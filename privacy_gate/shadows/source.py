@@ -1,0 +1,134 @@
+"""Python files that a config names as `path.py:function`: found and hashed without being run, run in the worker."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from privacy_gate.catalog import did_you_mean
+from privacy_gate.errors import ConfigError, RecipeFailed
+from privacy_gate.storage import sha256_of_file
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A function in a file beside the config."""
+
+    path: Path
+    function: str
+
+    def digests(self) -> dict[str, str]:
+        """Name -> sha256 of the file and of every module beside it that it imports, directly or not."""
+        folder, pending, seen = self.path.parent, [self.path], {}
+        while pending:
+            path = pending.pop()
+            name = path.relative_to(folder).as_posix()
+            if name not in seen:
+                seen[name] = sha256_of_file(path)
+                pending.extend(_neighbours(_parse(path), folder))
+        return dict(sorted(seen.items()))
+
+    def identity(self) -> Mapping[str, Any]:
+        """What shadows made by this function depend on: its name and the content of the files."""
+        return {"function": self.function, "files": self.digests()}
+
+    def load(self) -> Callable[..., Any]:
+        """Run the file afresh, so that its globals carry nothing from one shadow to the next. In workers only."""
+        folder = str(self.path.parent)
+        own = {str(self.path.parent / name) for name in self.digests()}
+        for name in [n for n, module in sys.modules.items() if getattr(module, "__file__", None) in own]:
+            del sys.modules[name]
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        name = f"privacy_gate_recipe_{self.path.stem}"
+        spec = importlib.util.spec_from_file_location(name, self.path)
+        if spec is None or spec.loader is None:
+            raise RecipeFailed(f"{self.path} cannot be imported", "name a .py file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses and pickles inside the file look themselves up here
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            raise failed(f"importing {self.path.name}", error, self.path.parent) from error
+        found = getattr(module, self.function, None)
+        if not callable(found):
+            raise RecipeFailed(f"{self.path.name} defines no function {self.function!r}", "name a function of the file")
+        return found  # type: ignore[no-any-return]
+
+
+def locate(reference: str, folder: Path, key: str) -> Source:
+    """The file and function behind `path.py:function`; `key` is the config key to name. Raises ConfigError."""
+    file, separator, function = reference.rpartition(":")
+    if not separator or not file or not function.isidentifier():
+        raise ConfigError(f"{key}: {reference!r} is not path.py:function", f"write {key}: path.py:function")
+    path = (folder / file).resolve()
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, beside) if beside else f"paths start at {folder.resolve()}"
+        raise ConfigError(f"{key}: there is no file {path}", hint)
+    names = _defined(_parse(path))
+    if names is not None and function not in names:
+        hint = did_you_mean(function, sorted(names)) if names else "the file defines no function"
+        raise ConfigError(f"{key}: {path.name} defines no {function!r}", hint)
+    return Source(path, function)
+
+
+def failed(what: str, error: BaseException, folder: Path) -> RecipeFailed:
+    """RecipeFailed with the last line of the traceback and the innermost place in the user's own files."""
+    last = traceback.format_exception_only(error)[-1].strip()
+    if isinstance(error, SyntaxError):
+        return RecipeFailed(f"{what}: {last} ({error.filename}:{error.lineno})", "mend the recipe")
+    own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(folder)]
+    where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return RecipeFailed(f"{what} raised {last}{where}", "mend the recipe, or run it by hand on a few records")
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise ConfigError(f"{path}:{line}: {error}", "the recipe is not valid Python") from error
+
+
+def _defined(tree: ast.Module) -> set[str] | None:
+    """Names bound at the top level; None when a star import, or code under `if`, hides some."""
+    names: set[str] = set()
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                if any(alias.name == "*" for alias in aliases):
+                    return None
+                names.update((alias.asname or alias.name).partition(".")[0] for alias in aliases)
+            case ast.Assign(targets=targets):
+                names.update(n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names.add(name)
+            case ast.If() | ast.Try() | ast.With() | ast.For() | ast.While():
+                return None
+    return names
+
+
+def _neighbours(tree: ast.Module, folder: Path) -> list[Path]:
+    """Files beside the recipe that it imports: modules, and whole packages."""
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            modules.update([node.module.partition(".")[0]] if node.module else [alias.name for alias in node.names])
+    found: list[Path] = []
+    for module in sorted(modules):
+        if (folder / f"{module}.py").is_file():
+            found.append(folder / f"{module}.py")
+        elif (folder / module).is_dir():
+            found.extend(sorted((folder / module).rglob("*.py")))
+    return found

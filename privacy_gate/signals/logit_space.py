@@ -1,0 +1,115 @@
+"""From outputs to per-class log odds without cancellation; shared by the signals of this folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logsumexp
+
+from privacy_gate.datamodel import Bools, Floats, Ints, Outputs
+
+_STEP32 = float(np.finfo(np.float32).eps)  # float32 softmax is often handed out in float64 arrays
+
+
+def softplus(t: Floats) -> Floats:
+    """log(1 + e^t), any shape; no overflow, full relative precision for very negative t."""
+    return np.asarray(np.maximum(t, 0.0) + np.log1p(np.exp(-np.abs(t))))
+
+
+def of_label(values: NDArray[Any], labels: Ints) -> NDArray[Any]:
+    """[n] the label's column of [n, K]."""
+    return np.asarray(values[np.arange(len(labels)), labels])
+
+
+def log_odds(outputs: Outputs) -> Floats:
+    """[n, K] log p_i - log(sum of the other classes), nats.
+
+    Probabilities are floored at half the resolution of the output path (Outputs.resolution), or at the smallest
+    normal number of their dtype where none is given.
+    """
+    if outputs.kind == "logits":
+        return _from_logits(outputs.values.astype(np.float64))
+    shares, rest = _shares(outputs)
+    floor = max(outputs.resolution / 2, _tiny(outputs.values))
+    return np.asarray(np.log(np.maximum(shares, floor)) - np.log(np.maximum(rest, floor)))
+
+
+def probabilities(outputs: Outputs) -> tuple[Floats, Floats]:
+    """[n, K] twice: p_i and 1 - p_i, each with its own full relative precision, not floored."""
+    if outputs.kind == "logits":
+        phi = _from_logits(outputs.values.astype(np.float64))
+        return np.asarray(expit(phi)), np.asarray(expit(-phi))
+    shares, rest = _shares(outputs)
+    total = shares.sum(axis=1, keepdims=True)
+    return np.asarray(shares / total), np.asarray(rest / total)
+
+
+def resolution_of(values: NDArray[np.floating[Any]]) -> float:
+    """The step that probabilities [n, K] show: 10^-d where all are multiples of it (d <= 4), else the smallest > 0.
+
+    100 trees give 0.01, rounding to three digits 0.001, a float softmax something tiny. Half of it is the floor under
+    an exact zero: below every probability ever seen, so that no order is lost, yet no further away than the path can
+    tell (a constant floor makes each zero an outlier that ruins the spread LiRA measures). A path that never answers 0
+    gets a floor that is never reached. Where classes are held back (top-k), the row's missing mass is looked at as
+    the signals look at it; the smallest shown value alone would be of the order of 1/K there.
+    """
+    p = np.asarray(values, dtype=np.float64)
+    if not p.size:
+        return 0.0
+    for digits in range(5):
+        step = 10.0**-digits
+        if _multiples(p[:256], step) and _multiples(p, step):
+            return step
+    filled = _with_hidden_mass(p, 0.0)
+    return float(filled[filled > 0].min())
+
+
+def _multiples(p: Floats, step: float) -> bool:
+    return bool((np.abs(p - np.rint(p / step) * step) <= 2 * _STEP32).all())
+
+
+def _from_logits(z: Floats) -> Floats:
+    top = z.max(axis=1, keepdims=True)
+    scaled = np.exp(z - top)
+    # The rest of a class below the top holds the top itself, so subtracting loses at most one bit there.
+    rest = scaled.sum(axis=1, keepdims=True) - scaled
+    highest = _highest(z)
+    rest[highest] = 1.0
+    phi = z - top - np.log(rest)
+    phi[highest] = z[highest] - np.asarray(logsumexp(np.where(highest, -np.inf, z), axis=1))
+    return np.asarray(phi)
+
+
+def _shares(outputs: Outputs) -> tuple[Floats, Floats]:
+    p = _with_hidden_mass(outputs.values.astype(np.float64), outputs.resolution)
+    rest = p.sum(axis=1, keepdims=True) - p
+    highest = _highest(p)
+    rest[highest] = np.where(highest, 0.0, p).sum(axis=1)
+    return p, rest
+
+
+def _highest(values: Floats) -> Bools:
+    mask = np.zeros(values.shape, dtype=np.bool_)
+    mask[np.arange(len(values)), values.argmax(axis=1)] = True
+    return mask
+
+
+def _with_hidden_mass(p: Floats, resolution: float) -> Floats:
+    # A row short of 1 by more than rounding explains holds classes back (top-k, coarse rounding). What is missing is
+    # spread evenly over the zeros, but no zero may overtake a class that is shown: that would forge a top class.
+    classes = p.shape[1]
+    hidden = p <= 0
+    count = hidden.sum(axis=1)
+    missing = 1.0 - p.sum(axis=1)
+    short = (missing > classes * max(_STEP32, resolution / 2)) & (count > 0)
+    if not short.any():
+        return p
+    least = np.where(hidden, np.inf, p).min(axis=1)
+    share = np.where(short, np.minimum(missing / np.maximum(count, 1), least), 0.0)
+    return np.asarray(np.where(hidden, share[:, None], p))
+
+
+def _tiny(values: NDArray[Any]) -> float:
+    return float(np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).tiny)
