@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"^```[a-z]*\n\$ privacy-gate(?P<words>( [a-z-]+)*) --help\n(?P<shown>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"(?P<head>^```[a-z]*\n\$ privacy-gate(?P<words>(?: [a-z-]+)*) --help\n).*?(?P<tail>^```$)", re.M | re.S
+)
 
 
 def printed(words: list[str]) -> str:
@@ -32,13 +34,11 @@ def printed(words: list[str]) -> str:
 def renewed(readme: str) -> str:
     """The same text with each help block replaced by what the program prints now."""
 
-    def replace(block: re.Match[str]) -> str:
-        return block[0].replace(block["shown"], printed(block["words"].split()), 1) if block["shown"] else block[0]
-
-    return BLOCK.sub(replace, readme)
+    return BLOCK.sub(lambda block: block["head"] + printed(block["words"].split()) + block["tail"], readme)
 
 
 def main() -> None:
+    """Exit 1 and name the mend if a block is out of date, or none is there."""
     path = ROOT / "README.md"
     readme = path.read_text(encoding="utf-8")
     if not BLOCK.search(readme):
@@ -47,9 +47,7 @@ def main() -> None:
     if mended == readme:
         return
     if "--write" not in sys.argv:
-        sys.exit(
-            "README.md does not show the program's --help; mend it with: .venv/bin/python ci/readme_help.py --write"
-        )
+        sys.exit("README.md shows another --help than the program; mend: .venv/bin/python ci/readme_help.py --write")
     path.write_text(mended, encoding="utf-8")
 
 

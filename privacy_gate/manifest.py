@@ -122,6 +122,7 @@ def _locate(source: Source, base: Path, fetch: Fetch) -> Path:
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an .npz, without pickles; DataError if it is none."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

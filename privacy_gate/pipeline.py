@@ -9,31 +9,26 @@ import contextlib
 import datetime
 import os
 import platform
-import shutil
 import socket
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from privacy_gate import manifest, metrics
+from privacy_gate import manifest
 from privacy_gate.attacks import CATALOG as ATTACKS
 from privacy_gate.datamodel import (
-    AttackOutcome,
-    AttackResult,
     Audit,
     Candidate,
     Description,
     Evidence,
-    Finding,
+    Ints,
     Outputs,
-    RiskScores,
     Role,
     ShadowPlan,
     Verdict,
@@ -41,31 +36,26 @@ from privacy_gate.datamodel import (
 )
 from privacy_gate.defences import CATALOG as DEFENCES
 from privacy_gate.defences import OutputDefence
-from privacy_gate.errors import EvaluationFailed, ExitCode, GateError, StorageFailed, UnsupportedModel, UsageError
+from privacy_gate.errors import EvaluationFailed, ExitCode, GateError, StorageFailed, UsageError
+from privacy_gate.evaluate import Evaluation, evaluate
+from privacy_gate.features import take
 from privacy_gate.manifest import DUPLICATES, Dataset
-from privacy_gate.measure import measure
 from privacy_gate.observe import Answers, Observed, from_file, from_shadows, observe
 from privacy_gate.policy import Policy, judge, resolve, suite
-from privacy_gate.registry import Registry, open_registry
+from privacy_gate.registry import Recorded, RecordedReport, Registry, open_registry
+from privacy_gate.reports import CATALOG as FORMATS
 from privacy_gate.reports import document, write
 from privacy_gate.reports.assemble import Parts
 from privacy_gate.reports.assemble import report as assemble
 from privacy_gate.reports.assemble import shadows as describe_shadows
 from privacy_gate.reports.document import Report
 from privacy_gate.request import CheckRequest, Config
-from privacy_gate.risk import CATALOG as ESTIMATORS
-from privacy_gate.risk import RiskInput
-from privacy_gate.risk.summary import summarise
 from privacy_gate.sandbox import examine
 from privacy_gate.shadows import plan as plans
+from privacy_gate.shadows.recipes.load import finished
 from privacy_gate.shadows.store import Store
-from privacy_gate.shadows.train import TrainingTask, finished, train
-from privacy_gate.storage import private_dir
-from privacy_gate.validity import CATALOG as CHECKS
-from privacy_gate.validity import Circumstances
-
-JUDGED_ESTIMATOR = "calibrated"
-ALPHA_VALIDITY = 0.05
+from privacy_gate.shadows.train import TrainingTask, train
+from privacy_gate.shadows.train import prepare as training_task
 
 
 class Progress(Protocol):
@@ -110,26 +100,16 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
     """
     watch = progress or Silent()
     began = time.time()
-    policy, attacks, defence = _settle(request)
-    parts = _Known(
-        seed=_seed(request),
-        suite=request.suite,
-        policy=document.Policy(
-            name=policy.name, profile=policy.profile, digest=policy.digest, resolved=dict(policy.resolved)
-        ),
-        uri=request.model or (request.config.model if request.config else None),
-        exit_zero=request.exit_zero,
-        defence=dict(request.config.defence) if request.config else {},
-    )
-    registry: Registry | None = None
+    policy, attacks, defence = settle(request)
+    parts = known(request, policy)
     try:
-        with _workdir(_store_path(request)) as work:
-            if request.observations is not None:
-                evidence = _judge_predictions(request, attacks, parts)
-            else:
-                registry, evidence = _judge_model(request, attacks, defence, work, parts, watch)
-            watch.stage("judging")
-            verdict = judge(policy, evidence)
+        if request.observations is not None:
+            evidence = _judge_predictions(request, attacks, parts)
+        else:
+            store = Store(store_path(request))
+            with store.workdir() as work:
+                evidence = _judge_model(request, attacks, defence, store, work, parts, watch)
+        verdict = judge(policy, evidence)
     except UsageError:
         raise
     except GateError as error:
@@ -149,13 +129,13 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
             raise
     finally:
         watch.close()
-    return _conclude(request, policy, verdict, parts, registry, began)
+    return _conclude(request, policy, verdict, parts, began)
 
 
 # --- before anything is touched -------------------------------------------------------------------------------------
 
 
-def _settle(request: CheckRequest) -> tuple[Policy, list[str], OutputDefence | None]:
+def settle(request: CheckRequest) -> tuple[Policy, list[str], OutputDefence | None]:
     """Policy, attacks and defence by name: every misspelling is found before a model is downloaded."""
     policy = resolve(policy_source(request))
     chosen = (request.config.attacks if request.config else None) or suite(request.suite)
@@ -184,7 +164,8 @@ def _seed(request: CheckRequest) -> int:
     return request.config.seed if request.config else 0
 
 
-def _store_path(request: CheckRequest) -> Path:
+def store_path(request: CheckRequest) -> Path:
+    """--store, the config's, PRIVACY_GATE_STORE, or the user's cache folder."""
     if request.store is not None:
         return request.store
     if request.config is not None and request.config.store is not None:
@@ -193,94 +174,114 @@ def _store_path(request: CheckRequest) -> Path:
     return Path(os.environ.get("PRIVACY_GATE_STORE") or Path(cache) / "privacy-gate")
 
 
-@contextlib.contextmanager
-def _workdir(store: Path) -> Iterator[Path]:
-    """A private folder beside the store, gone afterwards; folders of gates that were killed are swept."""
-    base = private_dir(store / "work")
-    for stale in base.glob("*.*"):
-        pid = stale.name.split(".")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
-            shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}.", dir=base))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 # --- the street -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """What `plan` shows and `check` starts from: candidate, records, answers of the target, and the shadow plan."""
+    """What `plan` shows and `check` starts from. Nothing is trained yet.
+
+    labels  [U] class indices
+    target  [R, K] the candidate's answers
+    plan    None where no shadow is wanted
+    task    what the shadows are trained with; None where they are loaded or not wanted
+    loaded  answers of loaded shadows
+    """
 
     registry: Registry
     candidate: Candidate
     description: Description
     dataset: Dataset
     audit: Audit
+    labels: Ints
     target: Outputs
     deterministic: bool
-    task: TrainingTask
     plan: ShadowPlan | None
-    store: Store
+    task: TrainingTask | None
+    loaded: tuple[Outputs, ...] = ()
 
 
-def prepare(request: CheckRequest, work: Path, parts: _Known, watch: Progress) -> Prepared:
-    """Resolve, snapshot, load the data, score the target in a process of its own, plan the shadows. Trains nothing."""
+def prepare(request: CheckRequest, work: Path, parts: Known, watch: Progress) -> Prepared:
+    """Resolve, snapshot, read the records, score the target in a process of its own, plan the shadows."""
     config = _config(request)
     uri = request.model or config.model
     if uri is None:
         raise UsageError("no model was named", "privacy-gate check models:/NAME@ALIAS, or model: in the config")
-    registry = open_registry(config.tracking_uri, config.registry_uri, uri=uri)
+    registry = open_registry(config.tracking_uri, config.registry_uri, uri)
+    parts.registry = registry
     watch.stage(f"resolving {uri}")
     candidate = registry.resolve(uri, work / "candidate")
     parts.add(candidate=candidate)
-    watch.stage("reading records")
+    watch.stage("reading the records")
     dataset = manifest.load(config.data, request.config_dir, lambda source: registry.fetch(source, work / "fetched"))
+    others = {"population": dataset.population, "seen": dataset.seen}
     parts.add(
         digests=dataset.digests,
         removed=dataset.removed,
         train_size=dataset.train_size,
-        others={role: count for role, count in (("population", dataset.population), ("seen", dataset.seen)) if count},
+        others={role: count for role, count in others.items() if count},
     )
     watch.stage(f"scoring {dataset.audited:,} records with {candidate.resolved_uri} in a process of its own")
-    audited = manifest.take(dataset.features, np.arange(dataset.audited))
+    audited = take(dataset.features, np.arange(dataset.audited))
     description, scored = examine(candidate, audited, work, kind=config.output)
     parts.add(description=description)
-    if description.kind == "regressor":
-        raise UnsupportedModel(f"{candidate.resolved_uri} is a regression model", "the gate judges classifiers")
     classes = manifest.class_order(description.classes, config.data.classes, scored.outputs.values.shape[1])
     labels = manifest.encode(dataset.raw_labels, classes)
     audit = manifest.audit(dataset, labels, classes)
     parts.add(audit=audit)
-    task = TrainingTask(
-        candidate=candidate,
-        description=description,
-        recipe=config.shadows.recipe,
-        config_dir=request.config_dir,
-        features=dataset.features,
-        labels=labels,
-        class_values=classes,
-        data_digest=dataset.digest,
-        output=config.output,
-        device=request.device,
-        workdir=work,
+    plan, task, loaded = _planned(
+        request, config, candidate, description, dataset, labels, classes, scored.outputs.kind
     )
-    plan = _plan(config, dataset, labels, task, _seed(request))
     return Prepared(
         registry=registry,
         candidate=candidate,
         description=description,
         dataset=dataset,
         audit=audit,
+        labels=labels,
         target=scored.outputs,
         deterministic=scored.deterministic,
-        task=task,
         plan=plan,
-        store=Store(_store_path(request) / "shadows"),
+        task=task,
+        loaded=loaded,
     )
+
+
+def _planned(
+    request: CheckRequest,
+    config: Config,
+    candidate: Candidate,
+    description: Description,
+    dataset: Dataset,
+    labels: Ints,
+    classes: tuple[Any, ...],
+    kind: Literal["logits", "probabilities"],
+) -> tuple[ShadowPlan | None, TrainingTask | None, tuple[Outputs, ...]]:
+    members, nonmembers = dataset.role_mask(Role.MEMBERS), dataset.role_mask(Role.NONMEMBERS)
+    population = dataset.role_mask(Role.POPULATION)
+    count, seed, recipe = config.shadows.count, _seed(request), config.shadows.recipe
+    if recipe.load is not None:
+        path = request.config_dir / recipe.load
+        plan, outputs = finished(path, len(labels), len(classes), members | nonmembers, dataset.train_size)
+        return plan, None, tuple(outputs)
+    if count == 0:
+        return None, None, ()
+    task = training_task(
+        recipe,
+        folder=request.config_dir,
+        candidate=candidate,
+        description=description,
+        features=dataset.features,
+        labels=labels,
+        class_values=classes,
+        # Shadows are read the way the target was: one of them must not be taken for probabilities by accident.
+        kind=kind,
+    )
+    if config.shadows.plan == "disjoint":
+        plan = plans.disjoint(dataset.persons, population, count, dataset.train_size, seed, labels)
+    else:
+        plan = plans.balanced(dataset.persons, members, nonmembers, population, count, dataset.train_size, seed)
+    return plan, task, ()
 
 
 def _config(request: CheckRequest) -> Config:
@@ -292,89 +293,65 @@ def _config(request: CheckRequest) -> Config:
     return request.config
 
 
-def _plan(config: Config, dataset: Dataset, labels: Any, task: TrainingTask, seed: int) -> ShadowPlan | None:
-    """None where no shadow is wanted; loaded shadows bring their own masks."""
-    if config.shadows.recipe.load is not None:
-        return finished(task)[0]
-    if config.shadows.count == 0:
-        return None
-    if config.shadows.plan == "disjoint":
-        return plans.disjoint(
-            dataset.persons,
-            dataset.role_mask(Role.POPULATION),
-            config.shadows.count,
-            dataset.train_size,
-            seed,
-            labels,
-        )
-    return plans.balanced(
-        dataset.persons,
-        dataset.role_mask(Role.MEMBERS),
-        dataset.role_mask(Role.NONMEMBERS),
-        dataset.role_mask(Role.POPULATION),
-        config.shadows.count,
-        dataset.train_size,
-        seed,
-    )
-
-
 def _judge_model(
     request: CheckRequest,
     attacks: Sequence[str],
     defence: OutputDefence | None,
+    store: Store,
     work: Path,
-    parts: _Known,
+    parts: Known,
     watch: Progress,
-) -> tuple[Registry, Evidence]:
+) -> Evidence:
     ready = prepare(request, work, parts, watch)
-    parts.registry = ready.registry
     outputs: tuple[Outputs, ...] = ()
     if ready.plan is not None:
-        outputs = _shadow_outputs(request, ready, parts, watch)
-    answers = (
-        from_shadows(ready.target, outputs, ready.plan, ready.task.labels) if ready.plan else Answers(ready.target)
-    )
+        outputs = _shadow_outputs(request, ready, store, parts, watch)
+    answers = from_shadows(ready.target, outputs, ready.plan, ready.labels) if ready.plan else Answers(ready.target)
     watch.stage(f"running {len(attacks)} attacks")
     observed = observe(answers, ready.audit, attacks, defence)
     _note_accuracy(ready, outputs, observed, parts)
-    return ready.registry, _evidence(
-        observed,
-        ready.audit,
-        attacks,
+    return _judged(
+        evaluate(
+            observed,
+            ready.audit,
+            attacks,
+            parts.seed,
+            plan=ready.plan,
+            duplicates=ready.dataset.removed.get(DUPLICATES, 0),
+            candidates=ready.dataset.candidates,
+            deterministic=ready.deterministic,
+            declared_defence=ready.candidate.tags.get("defence"),
+            defence=next(iter(_config(request).defence), ""),
+            train_size=ready.dataset.train_size,
+            model=ready.description,
+        ),
         parts,
-        plan=ready.plan,
-        duplicates=ready.dataset.removed.get(DUPLICATES, 0),
-        candidates=ready.dataset.candidates,
-        deterministic=ready.deterministic,
-        declared_defence=ready.candidate.tags.get("defence"),
-        defence=next(iter(_config(request).defence), ""),
-        train_size=ready.dataset.train_size,
-        model=ready.description,
     )
 
 
-def _shadow_outputs(request: CheckRequest, ready: Prepared, parts: _Known, watch: Progress) -> tuple[Outputs, ...]:
-    assert ready.plan is not None
-    if ready.task.recipe.load is not None:
-        return tuple(finished(ready.task)[1])
+def _shadow_outputs(
+    request: CheckRequest, ready: Prepared, store: Store, parts: Known, watch: Progress
+) -> tuple[Outputs, ...]:
+    if ready.plan is None or ready.task is None:
+        return ready.loaded
     config = _config(request)
     shadows = train(
         ready.plan,
         ready.task,
-        ready.store,
+        store,
         jobs=request.jobs,
         timeout=config.shadows.timeout,
         retries=config.shadows.retries,
         progress=lambda p: watch.shadows(p.done, p.total, p.cached, p.remaining),
     )
     parts.trained, parts.cached = shadows.trained, shadows.cached
-    return tuple(shadows.outputs)
+    return shadows.outputs
 
 
-def _note_accuracy(ready: Prepared, outputs: Sequence[Outputs], observed: Observed, parts: _Known) -> None:
+def _note_accuracy(ready: Prepared, outputs: Sequence[Outputs], observed: Observed, parts: Known) -> None:
     if ready.plan is None:
         return
-    labels = ready.task.labels
+    labels = ready.labels
     correct = np.stack([o.values.argmax(axis=1) == labels for o in outputs])
     member = ready.plan.member
     pool = ready.plan.pool
@@ -389,103 +366,31 @@ def _note_accuracy(ready: Prepared, outputs: Sequence[Outputs], observed: Observ
     )
 
 
-def _judge_predictions(request: CheckRequest, attacks: Sequence[str], parts: _Known) -> Evidence:
+def _judge_predictions(request: CheckRequest, attacks: Sequence[str], parts: Known) -> Evidence:
     assert request.observations is not None
     answers, audit, removed = from_file(request.observations)
     parts.add(audit=audit, removed=removed, uri=None)
     observed = observe(answers, audit, attacks, None)
-    return _evidence(
-        observed,
-        audit,
-        attacks,
-        parts,
-        plan=None,
-        duplicates=0,
-        candidates=len(audit.labels),
-        deterministic=True,
-        declared_defence=None,
-        defence="",
-        train_size=int(audit.member.sum()),
-        model=None,
-    )
+    return _judged(evaluate(observed, audit, attacks, parts.seed, candidates=len(audit.labels)), parts)
 
 
-def _evidence(observed: Observed, audit: Audit, attacks: Sequence[str], parts: _Known, **about: Any) -> Evidence:
-    """Attacks, risk and validity on what was observed: pure, and the same for models and for predictions alone."""
-    outcomes = tuple(
-        outcome
-        for view in observed.views
-        for name in attacks
-        for outcome in measure(ATTACKS[name], view, audit, parts.seed)
-    )
-    risks = _risks(observed, audit, outcomes, parts)
-    judged = next((risk for risk in risks if risk.estimator == JUDGED_ESTIMATOR), None)
-    findings = _findings(
-        Circumstances(
-            audit=audit,
-            observations=observed.views[0].seen,
-            attacks=outcomes,
-            saturated=observed.saturated,
-            target_correct=observed.target_correct,
-            shadow_correct=observed.shadow_correct,
-            seed=parts.seed,
-            alpha=ALPHA_VALIDITY,
-            limits={},
-            **about,
-        )
-    )
-    seen = observed.views[0].seen.target
+def _judged(evaluation: Evaluation, parts: Known) -> Evidence:
     parts.add(
-        attacks=outcomes,
-        curves=_curves(outcomes, audit),
-        risk=judged,
-        shown_risk=tuple(risk for risk in risks if risk is not judged),
-        signals={"logit confidence": seen["logit_confidence"], "entropy": seen["entropy"]}
-        if "entropy" in seen
-        else {"logit confidence": seen["logit_confidence"]},
-        findings=findings,
+        attacks=evaluation.evidence.attacks,
+        curves=evaluation.curves,
+        risk=evaluation.evidence.risk,
+        shown_risk=evaluation.shown_risk,
+        signals=evaluation.signals,
+        findings=evaluation.evidence.findings,
     )
-    persons = [len(np.unique(audit.persons[side])) for side in (audit.member, ~audit.member)]
-    return Evidence(
-        attacks=outcomes,
-        risk=judged,
-        findings=findings,
-        members=int(audit.member.sum()),
-        nonmembers=int((~audit.member).sum()),
-        member_persons=persons[0],
-        nonmember_persons=persons[1],
-        seed=parts.seed,
-    )
-
-
-def _risks(
-    observed: Observed, audit: Audit, outcomes: Sequence[AttackOutcome], parts: _Known
-) -> tuple[RiskScores, ...]:
-    view = observed.views[0]
-    scores = {o.id: o.scores for o in outcomes if isinstance(o, AttackResult) and o.adaptive}
-    given = RiskInput(target=view.seen, pool=view.pool, scores=scores, audit=audit, seed=parts.seed)
-    return tuple(
-        summarise(e.id, e.estimate(given), audit) for e in ESTIMATORS if view.pool is not None or not e.needs_pool
-    )
-
-
-def _findings(circumstances: Circumstances) -> tuple[Finding, ...]:
-    return tuple(check.run(circumstances) for check in CHECKS)
-
-
-def _curves(outcomes: Sequence[AttackOutcome], audit: Audit) -> dict[str, Any]:
-    curves: dict[str, Any] = {}
-    for outcome in outcomes:
-        if isinstance(outcome, AttackResult) and outcome.auc is not None and outcome.id not in curves:
-            curves[outcome.id] = metrics.roc(outcome.scores, audit.member)
-    return curves
+    return evaluation.evidence
 
 
 # --- the end of the street ------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True, eq=False)
-class _Known:
+class Known:
     """What the run has found out so far: a report can be written from it at any moment."""
 
     seed: int
@@ -504,6 +409,20 @@ class _Known:
         self.found.update(found)
 
 
+def known(request: CheckRequest, policy: Policy) -> Known:
+    """Nothing yet but what was asked for."""
+    return Known(
+        seed=_seed(request),
+        suite=request.suite,
+        policy=document.Policy(
+            name=policy.name, profile=policy.profile, digest=policy.digest, resolved=dict(policy.resolved)
+        ),
+        uri=request.model or (request.config.model if request.config else None),
+        exit_zero=request.exit_zero,
+        defence=dict(request.config.defence) if request.config else {},
+    )
+
+
 def _undone(error: GateError) -> Verdict:
     """The verdict that an error implies: nothing was shown, so nothing passes."""
     inconclusive = error.exit_code is ExitCode.INCONCLUSIVE
@@ -516,9 +435,7 @@ def _undone(error: GateError) -> Verdict:
     )
 
 
-def _conclude(
-    request: CheckRequest, policy: Policy, verdict: Verdict, parts: _Known, registry: Registry | None, began: float
-) -> Outcome:
+def _conclude(request: CheckRequest, policy: Policy, verdict: Verdict, parts: Known, began: float) -> Outcome:
     passed = verdict.exit_code == ExitCode.PASS
     excused = request.exit_zero and verdict.exit_code == ExitCode.VIOLATED
     exit_code = int(ExitCode.PASS) if excused else int(verdict.exit_code)
@@ -554,9 +471,8 @@ def _conclude(
         )
     )
     paths = write(report, request.out, request.formats)
-    registry = registry or parts.registry
-    if registry is not None and request.mlflow_log and "candidate" in found:
-        report = _log(registry, found["candidate"], policy, report, paths, request)
+    if parts.registry is not None and request.mlflow_log and "candidate" in found:
+        report = _log(parts.registry, found["candidate"], policy, report, paths, request)
     return Outcome(report=report, exit_code=exit_code, paths=paths)
 
 
@@ -569,11 +485,40 @@ def _log(
     request: CheckRequest,
 ) -> Report:
     """Log the evidence, then say in the local report's `run` where it went."""
-    recorded = registry.record(candidate, recorded_report(candidate, policy, report, paths))
-    logged = document.MlflowLog(run_id=recorded.run_id, warning=recorded.warning)
+    try:
+        recorded = registry.record(candidate, _recorded(candidate, policy, report, paths, request))
+    except GateError as error:
+        recorded = Recorded(None, (f"nothing was written back: {error.what}",))
+    logged = document.MlflowLog(run_id=recorded.run_id, warning="; ".join(recorded.warnings) or None)
     updated = report.model_copy(update={"run": report.run.model_copy(update={"mlflow": logged})})
     write(updated, request.out, request.formats)
     return updated
+
+
+def _recorded(
+    candidate: Candidate, policy: Policy, report: Report, paths: dict[str, Path], request: CheckRequest
+) -> RecordedReport:
+    worst = {f"privacy/{rule.id}_{rule.metric}": rule.value for rule in report.rules if rule.value is not None}
+    high = {
+        f"privacy/high_risk_members_at_{high.score:g}": float(high.members)
+        for high in (report.risk.high if report.risk else ())
+    }
+    return RecordedReport(
+        verdict=str(report.verdict.status),
+        model_sha256=candidate.digest,
+        policy_sha256=policy.digest,
+        params={
+            "model": candidate.resolved_uri,
+            "policy": policy.name,
+            "policy_sha256": policy.digest,
+            "suite": request.suite,
+            "seed": str(report.seed),
+            "shadows": str(report.shadows.count if report.shadows else 0),
+        },
+        metrics={**worst, **high},
+        files=[path for name, path in paths.items() if name in {"json", "html"}],
+        note=FORMATS["markdown"].render(report),
+    )
 
 
 def _versions() -> dict[str, str]:
@@ -584,3 +529,16 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             versions[library] = version(library)
     return versions
+
+
+def train_shadows(request: CheckRequest, progress: Progress | None = None) -> tuple[int, int]:
+    """Fill the store ahead of time; returns (trained now, already there). Errors as they come: no report is written."""
+    watch, parts = progress or Silent(), known(request, settle(request)[0])
+    store = Store(store_path(request))
+    try:
+        with store.workdir() as work:
+            ready = prepare(request, work, parts, watch)
+            _shadow_outputs(request, ready, store, parts, watch)
+    finally:
+        watch.close()
+    return parts.trained or 0, parts.cached or 0

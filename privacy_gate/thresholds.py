@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Bools, Floats, Ints, Scope
 from privacy_gate.errors import EvaluationFailed, NotEvaluable
@@ -42,23 +44,24 @@ def _nan(scores: Floats) -> EvaluationFailed:
 def _best(scores: Floats, gains: Ints, starts: Ints) -> Floats:
     """The best threshold of each segment of records sorted by score within segments; the largest among equals.
 
-    `gains` [n] is what the objective wins when a record's score falls below the threshold, as an exact integer: with
+    `gains` [n], used up, is what the objective wins when a record falls below the threshold, as an exact integer: with
     floats, thresholds of equal worth would differ in the last bit, and the tie rule would be a matter of rounding.
     """
-    ends = np.append(starts[1:], len(scores))
-    total = np.cumsum(gains)
+    # In place throughout: on large arrays the page faults of temporaries cost more than the arithmetic.
+    last = np.append(starts[1:], len(scores)) - 1
+    firsts = gains[starts]
+    worth = np.cumsum(gains, out=gains)  # of a threshold just behind each record
+    all_members = worth[starts] - firsts
     # A threshold can stand behind a record only if the next one of its segment has another score.
-    stands = np.empty(len(scores), dtype=np.bool_)
-    np.not_equal(scores[1:], scores[:-1], out=stands[:-1])
-    stands[ends - 1] = True
-    before = total[starts] - gains[starts]  # the objective of calling all records of the segment members
-    worth = np.where(stands, total, np.iinfo(np.int64).min)
-    best = np.maximum(np.maximum.reduceat(worth, starts), before)
-    places = np.flatnonzero(worth == np.repeat(best, ends - starts))
-    last = starts - 1  # none behind a record: the threshold stands before the segment's first
-    last[np.searchsorted(starts, places, side="right") - 1] = places  # assigned in order, so the last place remains
-    following = np.append(scores, np.inf)[last + 1]
-    return np.where(last == ends - 1, np.inf, following)
+    between_equals = np.zeros(len(scores), dtype=np.bool_)
+    np.equal(scores[1:], scores[:-1], out=between_equals[:-1])
+    between_equals[last] = False
+    np.copyto(worth, np.iinfo(np.int64).min, where=between_equals)
+    best = np.maximum(np.maximum.reduceat(worth, starts), all_members)
+    places = np.flatnonzero(worth == np.repeat(best, last + 1 - starts))
+    behind = starts - 1  # the threshold stands before the segment's first record, unless
+    behind[np.searchsorted(last, places)] = places  # of several places in a segment the last is assigned last
+    return np.where(behind == last, np.inf, scores[np.minimum(behind + 1, last)])
 
 
 def fit(scores: Floats, member: Bools, labels: Ints, classes: int, scope: Scope) -> Thresholds:
@@ -74,23 +77,22 @@ def fit(scores: Floats, member: Bools, labels: Ints, classes: int, scope: Scope)
     if members == 0 or nonmembers == 0:
         side = "members" if members == 0 else "non-members"
         raise NotEvaluable(f"there are no {side} to fit a threshold on", "give records of both kinds")
-    # +inf as a score must stay below +inf as "nobody".
-    scores = np.minimum(scores, _LARGEST)
     order = np.argsort(scores)
     ordered = scores[order]
     if np.isnan(ordered[-1]):  # NaN sort last
         raise _nan(scores)
+    np.minimum(ordered, _LARGEST, out=ordered)  # as in `decide`: +inf as a score stays below +inf as "nobody"
     alike = np.array([members, -nonmembers])  # what letting a non-member, a member fall wins
 
     def pooled() -> float:
-        return float(_best(ordered, alike[member.view(np.uint8)[order]], np.zeros(1, dtype=np.int64))[0])
+        return float(_best(ordered, alike[member[order].view(np.uint8)], np.zeros(1, dtype=np.int64))[0])
 
     if scope is Scope.GLOBAL:
         return Thresholds(scope, _frozen(np.full(classes, pooled())))
 
     # Class and membership in one small unsigned integer: one gather for both, and a radix sort, linear in n.
-    small = np.uint8 if classes <= 2**7 else np.uint16 if classes <= 2**15 else np.uint64
-    kind = (2 * labels + member).astype(small)
+    small = np.min_scalar_type(2 * classes)
+    kind: NDArray[Any] = (labels.astype(small) << 1) | member
     nonmembers_of, members_of = np.bincount(kind, minlength=2 * classes).reshape(classes, 2).T
     kind = kind[order]
     by_class = np.argsort(kind >> 1, kind="stable")

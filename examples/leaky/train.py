@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
             name="model",
             registered_model_name=NAME,
             pip_requirements=[f"scikit-learn=={sklearn.__version__}"],
-            serialization_format="cloudpickle",  # the default, skops, needs a list of trusted types and five seconds to load
+            serialization_format="cloudpickle",  # the default, skops, takes five seconds to load a forest
         )
     mlflow.MlflowClient().set_registered_model_alias(NAME, "candidate", str(logged.registered_model_version))
 

@@ -29,7 +29,7 @@ def plan(
     """
     from privacy_gate.cli.console import ConsoleProgress, clean, console
     from privacy_gate.cli.requests import build
-    from privacy_gate.pipeline import preview
+    from privacy_gate.preview import preview
 
     request = build(
         model=model, config=config, policy=policy, profile=profile, suite=suite, store=store, seed=seed, jobs=jobs

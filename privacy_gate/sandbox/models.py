@@ -270,7 +270,12 @@ def expected_features(model: Any, folder: Path | None = None) -> int | None:
     for name in ("num_feature", "num_features"):
         if callable(count := getattr(model, name, None)):
             return int(count())
-    return None if folder is None else _signature_columns(folder)
+    told = None if folder is None else _signature_columns(folder)
+    if told is None and _is_module(model) and not _is_graph(model):
+        # Only asked for after a failure: the first layer that has a width is most likely the one that complained.
+        widths = (getattr(part, "in_features", None) for part in model.modules())
+        return next((width for width in widths if isinstance(width, int)), None)
+    return told
 
 
 def _signature_columns(folder: Path) -> int | None:

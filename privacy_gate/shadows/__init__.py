@@ -1,0 +1,1 @@
+"""Shadow models: which records train them (plan), how (recipes), where they are kept (store), and the training."""

@@ -150,7 +150,7 @@ def _even_targets(size: float, count: int) -> Ints:
 
 
 def _ranked(weight: Ints, count: int, size: float, most_in: int, rng: np.random.Generator) -> Bools:
-    """[S, P] each person in the floor(qS) or ceil(qS) shadows of its lowest noise; all shadows together near S * size."""
+    """[S, P] each person in the floor(qS) or ceil(qS) shadows of its lowest noise; S * size records in all."""
     total = int(weight.sum())
     expected = size / total * count
     least_in = IN_AND_OUT if expected >= IN_AND_OUT else 0

@@ -16,7 +16,8 @@ def modified_entropy_1e30(outputs: Outputs, labels: Ints) -> Floats:
 
     Loses all margins above 16 nats in float32. Kept because published counts depend on it; see risk/song2021.py.
     """
-    p = softmax(outputs.values, axis=1) if outputs.kind == "logits" else outputs.values
+    values = outputs.values.astype(np.result_type(outputs.values.dtype, np.float32))  # 1e-30 is 0 in float16
+    p = softmax(values, axis=1) if outputs.kind == "logits" else values
     rest = 1 - p
     terms = -p * np.log(np.maximum(rest, FLOOR))
     rows = np.arange(len(labels))

@@ -32,7 +32,11 @@ def _identity(context: Context, description: Description | None) -> Mapping[str,
         raise UsageError(
             f"the candidate (flavor {context.flavor}) has no scikit-learn estimator that could be cloned", _OTHER_WAYS
         )
-    return {"estimator": dict(description.recipe), "code": _bundled_code(context.snapshot)}
+    return {
+        "estimator": dict(description.recipe),
+        "code": _bundled_code(context.snapshot),
+        "versions": dict(description.versions),
+    }
 
 
 def _bundled_code(snapshot: Path) -> dict[str, str]:

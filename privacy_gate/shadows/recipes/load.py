@@ -36,9 +36,7 @@ def finished(path: Path, records: int, classes: int, pool: Bools, train_size: in
     if values.dtype.kind != "f":
         raise DataError(f"{path}: {kinds[0]} is of type {values.dtype}", "store floats")
     if member.dtype != np.bool_ and not (member.dtype.kind in "iu" and np.isin(member, (0, 1)).all()):
-        raise DataError(
-            f"{path}: member is of type {member.dtype}", "store True where the shadow trained on the record"
-        )
+        raise DataError(f"{path}: member is of type {member.dtype}", "store True where it trained on the record")
     if member.shape != values.shape[:2]:
         raise DataError(f"{path}: member has shape {member.shape}, expected {values.shape[:2]}", f"store {_CONTRACT}")
     for s, (answer, mask) in enumerate(zip(values, member, strict=True)):

@@ -63,9 +63,9 @@ def model(features: Features, labels: NDArray[Any], seed: int, context: Context)
             "return an untrained torch.nn.Module",
         )
     order = torch.Generator().manual_seed(order_seed)
-    x, y = _tensor(features), torch.as_tensor(np.array(labels, dtype=np.int64))
+    y = torch.as_tensor(np.array(labels, dtype=np.int64))
     try:
-        return fit(module, x, y, training, order)
+        return fit(module, _tensor(features, module), y, training, order)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         # Mostly shapes and label ranges that do not fit the module.
         raise failed(f"training the module of {source.path.name}", error, source.path.parent) from error
@@ -94,19 +94,30 @@ def batches(n: int, size: int, order: torch.Generator) -> Iterator[torch.Tensor]
     import torch
 
     rows = torch.randperm(n, generator=order)
-    stops = list(range(size, n, size)) + [n]
+    stops = [*range(size, n, size), n]
     if len(stops) > 1 and stops[-1] - stops[-2] == 1:
         del stops[-2]  # batch normalisation has no variance over one row
     yield from (rows[start:stop] for start, stop in zip([0, *stops], stops, strict=False))
 
 
-def _tensor(features: Features) -> torch.Tensor:
+def _tensor(features: Features, module: torch.nn.Module) -> torch.Tensor:
+    """[n, ...] float32, as the candidate is asked too; int64 where the module looks its inputs up in a table."""
     import torch
 
     array = features if isinstance(features, np.ndarray) else features.to_numpy()
     if array.dtype.kind not in "fiub":
         raise RecipeFailed(f"features of type {array.dtype} do not fit into a tensor", "encode them as numbers first")
-    return torch.as_tensor(np.array(array, dtype=np.float32))
+    x = torch.as_tensor(np.array(array, dtype=np.float32))
+    if array.dtype.kind not in "iu":
+        return x
+    try:
+        with torch.inference_mode():
+            module.eval()(x[:2])
+    except RuntimeError as error:
+        if "indices" in str(error):
+            return torch.as_tensor(np.array(array, dtype=np.int64))
+        raise
+    return x
 
 
 def _loss(training: TorchTraining) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -1,0 +1,450 @@
+"""`privacy-gate init`: the first draft of a configuration, a policy and a CI recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from privacy_gate.cli import app
+
+if TYPE_CHECKING:
+    from privacy_gate.datamodel import Candidate, DatasetHint
+
+CONFIG_FILE = "privacy-gate.yaml"
+POLICY_FILE = "privacy-policy.yaml"
+RECIPE_FILE = "shadow_recipe.py"
+CI_FILES = {
+    "github": Path(".github", "workflows", "privacy-gate.yml"),
+    "gitlab": Path(".gitlab-ci.privacy-gate.yml"),
+    "jenkins": Path("Jenkinsfile.privacy-gate"),
+}
+_CI_TEMPLATES = {"github": "github.yml.jinja", "gitlab": "gitlab.yml.jinja", "jenkins": "Jenkinsfile.jinja"}
+_CI_SIGNS = {"github": ".github", "gitlab": ".gitlab-ci.yml", "jenkins": "Jenkinsfile"}
+
+_LABEL_NAMES = frozenset({"y", "label", "labels", "target", "class", "outcome"})
+_PERSON_NAME = re.compile(
+    r"(?i)(^|_)(person|customer|patient|client|user|subject|household|individual)(_?(id|no|nr))?$"
+)
+_FLAVOR_REASONS = {
+    "pytorch": "A PyTorch model does not say how it was trained: give its architecture and the training settings.",
+    "pyfunc": "A pyfunc model does not say how it was trained: give the training function.",
+    "lightgbm": "Boosters cannot be cloned without their training code: give the training function.",
+    "xgboost": "Boosters cannot be cloned without their training code: give the training function.",
+}
+_TORCH_PARAMS = {  # our name -> names under which training scripts log it
+    "epochs": ("epochs", "num_epochs", "n_epochs", "max_epochs"),
+    "optimizer": ("optimizer", "optimizer_name", "optim"),
+    "learning_rate": ("learning_rate", "lr"),
+    "batch_size": ("batch_size",),
+    "weight_decay": ("weight_decay",),
+}
+_TORCH_DRAFT: Mapping[str, Any] = {"epochs": 10, "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 64}
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the caller asked for; paths are relative to the current folder."""
+
+    model: str | None
+    profile: str
+    members: str | None
+    nonmembers: str | None
+    label: str | None
+    person: str | None
+    tracking_uri: str | None
+    ci: str | None
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was found out by looking: at the model in the registry, and at the file of members.
+
+    inputs   names of the model's inputs by its signature; () if it has none
+    columns  of the member file; () if it cannot be read yet
+    """
+
+    candidate: Candidate | None = None
+    inputs: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+@app.command()
+def init(
+    model: Annotated[
+        str | None, typer.Option(help="models:/NAME@ALIAS: looked up, so that the draft fits it.", show_default=False)
+    ] = None,
+    profile: Annotated[str, typer.Option(help="strict, standard or internal.")] = "standard",
+    members: Annotated[
+        str | None, typer.Option(help="File of the training records, or runs:/RUN/path.", show_default=False)
+    ] = None,
+    nonmembers: Annotated[
+        str | None, typer.Option(help="File of like records that were not used.", show_default=False)
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the class label.", show_default=False)] = None,
+    person: Annotated[str | None, typer.Option(help="Column of the data subject.", show_default=False)] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow. Default: MLFLOW_TRACKING_URI.", show_default=False)
+    ] = None,
+    ci: Annotated[
+        str | None,
+        typer.Option(
+            help="github, gitlab, jenkins or none. Default: the one this repository uses.", show_default=False
+        ),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--dir", help="Where the files go.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+) -> None:
+    """Draft privacy-gate.yaml, privacy-policy.yaml and a CI recipe."""
+    from privacy_gate.cli.console import clean, console
+
+    wishes = Wishes(model, profile, members, nonmembers, label, person, tracking_uri, ci, folder)
+    _refuse_nonsense(wishes)
+    if _interactive():
+        wishes = _ask(wishes)
+    wishes = replace(wishes, ci=wishes.ci or _detected_ci(repository(folder)))
+    known = look(wishes)
+    files = draft(wishes, known)
+    _write(files, force)
+    out = console()
+    for note in known.notes:
+        out.print(f"note: {clean(note)}", markup=False, soft_wrap=True)
+    for path in files:
+        out.print(f"wrote {clean(path)}", markup=False, soft_wrap=True)
+    config = os.path.relpath(folder / CONFIG_FILE)
+    given = "" if config == CONFIG_FILE else f" --config {shlex.quote(config)}"
+    out.print("Look for TODO in the drafts, then:", markup=False)
+    out.print(f"  privacy-gate doctor{given}", markup=False, soft_wrap=True)
+    uri = "" if wishes.model else " models:/NAME@ALIAS"
+    out.print(f"  privacy-gate plan{uri}{given or f' --config {CONFIG_FILE}'}", markup=False, soft_wrap=True)
+
+
+# --- what is wanted -------------------------------------------------------------------------------------------------
+
+
+def _refuse_nonsense(wishes: Wishes) -> None:
+    from urllib.parse import urlsplit
+
+    from privacy_gate.catalog import did_you_mean
+    from privacy_gate.errors import UsageError
+    from privacy_gate.policy import PROFILES
+
+    if wishes.profile not in PROFILES:
+        raise UsageError(f"no profile is called {wishes.profile!r}", did_you_mean(wishes.profile, list(PROFILES)))
+    if wishes.ci is not None and wishes.ci not in {*CI_FILES, "none"}:
+        raise UsageError(f"no CI recipe is called {wishes.ci!r}", did_you_mean(wishes.ci, [*CI_FILES, "none"]))
+    if wishes.tracking_uri is not None and "@" in urlsplit(wishes.tracking_uri).netloc:
+        raise UsageError(
+            "--tracking-uri carries a user name or password, which would be written to a file",
+            "put them into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+        )
+    if not wishes.folder.is_dir():
+        raise UsageError(f"{wishes.folder}: there is no such folder", "create it, or choose another --dir")
+
+
+def _interactive() -> bool:
+    """Whether there is a person to ask."""
+    return sys.stdin.isatty() and sys.stderr.isatty() and not os.environ.get("CI")
+
+
+def _ask(wishes: Wishes) -> Wishes:
+    """Ask for what was not given; an empty answer leaves a TODO in the draft."""
+
+    def ask(question: str) -> str | None:
+        return str(typer.prompt(question, default="", show_default=False, err=True)).strip() or None
+
+    return replace(
+        wishes,
+        model=wishes.model or ask("Model in the registry (models:/NAME@ALIAS)"),
+        members=wishes.members or ask("File of the records it was trained on"),
+        nonmembers=wishes.nonmembers or ask("File of like records that it was not trained on"),
+    )
+
+
+def repository(folder: Path) -> Path:
+    """The root of the repository that holds `folder`; `folder` itself outside one."""
+    here = folder.resolve()
+    return next((place for place in (here, *here.parents) if (place / ".git").exists()), here)
+
+
+def _detected_ci(root: Path) -> str:
+    return next((name for name, sign in _CI_SIGNS.items() if (root / sign).exists()), "none")
+
+
+# --- what can be found out ------------------------------------------------------------------------------------------
+
+
+def look(wishes: Wishes) -> Known:
+    """Look at the model and at the member file. Errors: those of the registry (exit 2 or 3)."""
+    candidate, inputs = _candidate(wishes)
+    columns, notes = _columns(wishes.members)
+    for name, path in (("members", wishes.members), ("nonmembers", wishes.nonmembers)):
+        if path and not _remote(path) and not Path(path).exists():
+            notes += (f"{name}: {path} is not there yet",)
+    return Known(candidate, inputs, columns, notes)
+
+
+def _candidate(wishes: Wishes) -> tuple[Candidate | None, tuple[str, ...]]:
+    if wishes.model is None:
+        return None, ()
+    import tempfile
+
+    from privacy_gate.registry import open_registry
+
+    with tempfile.TemporaryDirectory(prefix="privacy-gate-") as work:
+        candidate = open_registry(wishes.tracking_uri, None, wishes.model).resolve(wishes.model, Path(work))
+        return candidate, _signature(candidate.snapshot / "MLmodel")
+
+
+def _signature(mlmodel: Path) -> tuple[str, ...]:
+    """Names of the model's inputs. A hint: () where the file says nothing that can be understood."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(mlmodel.read_text(encoding="utf-8"))
+        inputs = json.loads(content["signature"]["inputs"])
+        return tuple(str(column["name"]) for column in inputs)
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return ()
+
+
+def _remote(path: str) -> bool:
+    return path.startswith("runs:/")
+
+
+def _columns(members: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Columns (or arrays) of the member file, and what to tell if it cannot be read."""
+    if members is None or _remote(members) or not Path(members).is_file():
+        return (), ()
+    try:
+        return _header(Path(members)), ()
+    except (OSError, ValueError, StopIteration) as error:
+        return (), (f"members: the columns of {members} could not be read: {error}",)
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    if path.suffix == ".csv":
+        import csv
+
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            return tuple(next(csv.reader(stream)))
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return tuple(pyarrow.parquet.read_schema(path).names)
+    if path.suffix == ".npz":
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as archive:
+            return tuple(archive.files)
+    raise ValueError(f"unknown kind of file {path.suffix!r}; use .npz, .csv or .parquet")
+
+
+# --- the draft ------------------------------------------------------------------------------------------------------
+
+
+def draft(wishes: Wishes, known: Known) -> dict[Path, str]:
+    """The files and their texts; nothing is written."""
+    from privacy_gate import __version__
+
+    render = _renderer()
+    folder = wishes.folder
+    recipe, about_recipe = _recipe(known.candidate)
+    config = render(
+        "privacy-gate.yaml.jinja",
+        version=__version__,
+        model=wishes.model,
+        tracking_uri=wishes.tracking_uri,
+        datasets=_hints(known.candidate),
+        members=_beside(wishes.members, folder),
+        nonmembers=_beside(wishes.nonmembers, folder),
+        columns=known.columns,
+        recipe=recipe,
+        recipe_file=RECIPE_FILE,
+        **about_recipe,
+        **_meaning(wishes, known),
+    )
+    files = {folder / CONFIG_FILE: config, folder / POLICY_FILE: _policy(wishes, render)}
+    if recipe != "clone":
+        files[folder / RECIPE_FILE] = render("shadow_recipe.py.jinja", recipe=recipe)
+    if wishes.ci in CI_FILES:
+        root = repository(folder)
+        place = CI_FILES[wishes.ci]
+        quoted = shlex.quote(os.path.relpath(folder.resolve() / CONFIG_FILE, root))
+        files[root / place if root != folder.resolve() else folder / place] = render(
+            _CI_TEMPLATES[wishes.ci],
+            version=__version__,
+            model=wishes.model,
+            ci_path=place.as_posix(),
+            doctor=f"privacy-gate doctor --config {quoted}",
+            check=f'privacy-gate check "$MODEL" --config {quoted} '
+            "--out privacy-gate-report --format html --format markdown",
+        )
+    return files
+
+
+def _beside(path: str | None, folder: Path) -> str | None:
+    """A path that was given from here, as the config in `folder` must name it."""
+    if path is None or _remote(path) or os.path.isabs(path):
+        return path
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _hints(candidate: Candidate | None) -> Sequence[DatasetHint]:
+    return candidate.datasets if candidate else ()
+
+
+def _meaning(wishes: Wishes, known: Known) -> dict[str, Any]:
+    """What the columns mean: as given, else by the model's signature, else by common names.
+
+    A column that the model does not take is no feature: it is the label, the person, or to be dropped.
+    """
+    person_like = [c for c in known.columns if _PERSON_NAME.search(c)]
+    others = [c for c in known.columns if c not in known.inputs] if known.inputs else []
+    person, person_reason = wishes.person, "everything that splits, splits by person"
+    if person is None:
+        outside = [c for c in others if c in person_like]
+        if len(outside) == 1:
+            person, person_reason = outside[0], "by its name; everything that splits, splits by person. TODO: right?"
+    left = [c for c in others if c not in (wishes.label, person)]
+    named = [c for c in (left or known.columns) if c.lower() in _LABEL_NAMES]
+    label, label_reason = wishes.label, ""
+    if label is None and len(left) == 1:
+        label, label_reason = left[0], "the one column that is no input of the model"
+    elif label is None and len(named) == 1:
+        label, label_reason = named[0], "by its name. TODO: right?"
+    return {
+        "label": label,
+        "label_reason": label_reason,
+        "person": person,
+        "person_reason": person_reason,
+        "person_guess": person_like[0] if person_like else None,
+        "drop": [c for c in left if c != label] if label is not None else [],
+    }
+
+
+def _recipe(candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
+    """clone, model or python, and what the template wants to know about it."""
+    if candidate is None or candidate.flavor == "sklearn":
+        return "clone", {}
+    reason = {"flavor_reason": _FLAVOR_REASONS[candidate.flavor]}
+    if candidate.flavor != "pytorch":
+        return "python", reason
+    found = _logged_training(candidate.params)
+    training = [(key, found.get(key, default), key in found) for key, default in _TORCH_DRAFT.items()]
+    training += [(key, value, True) for key, value in found.items() if key not in _TORCH_DRAFT]
+    return "model", {**reason, "training": training, "training_found": bool(found)}
+
+
+def _logged_training(params: Mapping[str, str]) -> dict[str, Any]:
+    """Training settings among a run's parameters, as far as they mean something to the gate."""
+    from pydantic import ValidationError
+
+    from privacy_gate.request import TorchTraining
+
+    found: dict[str, Any] = {}
+    for ours, theirs in _TORCH_PARAMS.items():
+        raw = next((params[name] for name in theirs if name in params), None)
+        if raw is None:
+            continue
+        try:
+            checked = TorchTraining.model_validate({"epochs": 1, ours: raw.strip().lower()})
+        except ValidationError:
+            continue  # theirs is not ours, e.g. an optimizer that we do not know: the draft keeps its TODO
+        found[ours] = getattr(checked, ours)
+    return found
+
+
+def _policy(wishes: Wishes, render: Callable[..., str]) -> str:
+    from privacy_gate.policy import CATALOG, resolve
+
+    rules = []
+    for rule in resolve(wishes.profile).rules:
+        limit = getattr(rule.settings, "max", None)
+        known = CATALOG[rule.id]
+        shown = "" if limit is None else f"{100 * limit:g} %" if known.unit == "percent" else f"{limit:g}"
+        rules.append({"id": rule.id, "title": known.title, "limit": shown, "action": rule.settings.action})
+    name = re.match(r"models:/([^/@]+)", wishes.model or "")
+    return render(
+        "privacy-policy.yaml.jinja",
+        policy_file=POLICY_FILE,
+        policy_name=f"{name[1]}-release" if name else "release",
+        profile=wishes.profile,
+        rules=rules,
+    )
+
+
+def _renderer() -> Callable[..., str]:
+    """Render a scaffold; `<<` and `<%` because workflows and shells use `{{` and `{%` themselves."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from privacy_gate.resources import templates
+
+    environment = Environment(  # noqa: S701  (YAML and Groovy, not HTML: each value goes through its own filter)
+        loader=FileSystemLoader(templates() / "scaffolds"),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        variable_start_string="<<",
+        variable_end_string=">>",
+        block_start_string="<%",
+        block_end_string="%>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+    )
+    environment.filters |= {"yaml": as_yaml, "comment": as_comment, "groovy": as_groovy}
+
+    def render(name: str, **values: Any) -> str:
+        return environment.get_template(name).render(**values)
+
+    return render
+
+
+def as_yaml(value: Any) -> str:
+    """A YAML scalar: plain where every reader sees the same text, else quoted (JSON is YAML)."""
+    import yaml
+
+    if isinstance(value, str) and re.fullmatch(r"[\w./:@+-]+", value, re.ASCII) and yaml.safe_load(value) == value:
+        return value
+    return json.dumps(value)
+
+
+def as_comment(value: Any) -> str:
+    """Text from elsewhere on one line of a comment: it must not break out and become a setting."""
+    from privacy_gate.cli.console import clean
+
+    return " ".join("".join(c if c.isprintable() else " " for c in clean(value)).split())
+
+
+def as_groovy(value: str) -> str:
+    """A single-quoted Groovy string, which expands nothing."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
+    return f"'{escaped}'"
+
+
+def _write(files: Mapping[Path, str], force: bool) -> None:
+    """All files or, where one exists already, none."""
+    from privacy_gate.errors import StorageFailed, UsageError
+    from privacy_gate.storage import write_text
+
+    there = [str(path) for path in files if path.exists() or path.is_symlink()]
+    if there and not force:
+        raise UsageError(
+            f"nothing was written: {', '.join(there)} exist{'s' if len(there) == 1 else ''} already",
+            "--force overwrites; --dir chooses another folder",
+        )
+    for path, text in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageFailed(f"{path.parent}: {error.strerror or error}", "choose another --dir") from error
+        write_text(path, text, mode=0o644)  # drafts are for the repository; no record is in them

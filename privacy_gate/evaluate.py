@@ -1,0 +1,124 @@
+"""What was observed, measured: attacks, risk, validity. Pure, and the same for models and for predictions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy_gate import metrics
+from privacy_gate.attacks import CATALOG as ATTACKS
+from privacy_gate.datamodel import (
+    AttackOutcome,
+    AttackResult,
+    Audit,
+    Description,
+    Evidence,
+    Floats,
+    RiskScores,
+    ShadowPlan,
+)
+from privacy_gate.measure import measure
+from privacy_gate.observe import Observed
+from privacy_gate.risk import CATALOG as ESTIMATORS
+from privacy_gate.risk import RiskInput
+from privacy_gate.risk.summary import summarise
+from privacy_gate.validity import CATALOG as CHECKS
+from privacy_gate.validity import Circumstances
+
+JUDGED_ESTIMATOR = "calibrated"
+VALIDITY_ALPHA = 0.05
+SHOWN_SIGNALS = {"logit confidence": "logit_confidence", "modified entropy": "modified_entropy"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What the policy judges, and what only the report shows.
+
+    curves      attack id -> (fpr, tpr) of its first ranking
+    shown_risk  estimators that no verdict rests on
+    signals     title -> [R] of the target
+    """
+
+    evidence: Evidence
+    curves: Mapping[str, tuple[Floats, Floats]]
+    shown_risk: tuple[RiskScores, ...]
+    signals: Mapping[str, Floats]
+
+
+def evaluate(
+    observed: Observed,
+    audit: Audit,
+    attacks: Sequence[str],
+    seed: int,
+    *,
+    candidates: int,
+    plan: ShadowPlan | None = None,
+    duplicates: int = 0,
+    deterministic: bool = True,
+    declared_defence: str | None = None,
+    defence: str = "",
+    train_size: int | None = None,
+    model: Description | None = None,
+) -> Evaluation:
+    """Every attack under every view, every estimator, every validity check; see `validity.Circumstances`."""
+    outcomes = tuple(
+        outcome for view in observed.views for name in attacks for outcome in measure(ATTACKS[name], view, audit, seed)
+    )
+    view = observed.views[0]
+    risks = tuple(_risks(observed, audit, outcomes, seed))
+    judged = next((risk for risk in risks if risk.estimator == JUDGED_ESTIMATOR), None)
+    circumstances = Circumstances(
+        audit=audit,
+        observations=view.seen,
+        plan=plan,
+        attacks=outcomes,
+        duplicates=duplicates,
+        candidates=candidates,
+        deterministic=deterministic,
+        saturated=observed.saturated,
+        declared_defence=declared_defence,
+        defence=defence,
+        target_correct=observed.target_correct,
+        shadow_correct=observed.shadow_correct,
+        train_size=int(audit.member.sum()) if train_size is None else train_size,
+        model=model,
+        seed=seed,
+        alpha=VALIDITY_ALPHA,
+        limits={},
+    )
+    persons = [len(np.unique(audit.persons[side])) for side in (audit.member, ~audit.member)]
+    evidence = Evidence(
+        attacks=outcomes,
+        risk=judged,
+        findings=tuple(check.run(circumstances) for check in CHECKS),
+        members=int(audit.member.sum()),
+        nonmembers=int((~audit.member).sum()),
+        member_persons=persons[0],
+        nonmember_persons=persons[1],
+        seed=seed,
+    )
+    return Evaluation(
+        evidence=evidence,
+        curves=_curves(outcomes, audit),
+        shown_risk=tuple(risk for risk in risks if risk is not judged),
+        signals={title: view.seen.target[name] for title, name in SHOWN_SIGNALS.items() if name in view.seen.target},
+    )
+
+
+def _risks(observed: Observed, audit: Audit, outcomes: Sequence[AttackOutcome], seed: int) -> Iterator[RiskScores]:
+    view = observed.views[0]
+    scores = {o.id: o.scores for o in outcomes if isinstance(o, AttackResult) and o.adaptive}
+    given = RiskInput(target=view.seen, pool=view.pool, scores=scores, audit=audit, seed=seed)
+    for estimator in ESTIMATORS:
+        if view.pool is not None or not estimator.needs_pool:
+            yield summarise(estimator.id, estimator.estimate(given), audit)
+
+
+def _curves(outcomes: Sequence[AttackOutcome], audit: Audit) -> dict[str, tuple[Floats, Floats]]:
+    curves: dict[str, tuple[Floats, Floats]] = {}
+    for outcome in outcomes:
+        if isinstance(outcome, AttackResult) and outcome.auc is not None and outcome.id not in curves:
+            curves[outcome.id] = metrics.roc(outcome.scores, audit.member)
+    return curves

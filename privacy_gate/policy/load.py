@@ -1,0 +1,327 @@
+"""Policy files: read, folded into what they extend, checked, and digested. Every mistake is shown at its line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from privacy_gate.catalog import did_you_mean
+from privacy_gate.datamodel import Location
+from privacy_gate.documents import Document, Trail, in_order, parse
+from privacy_gate.errors import ConfigError, Diagnostic
+from privacy_gate.policy.contract import CATALOG, Policy, RuleInForce, RuleSettings
+from privacy_gate.resources import template
+from privacy_gate.storage import sha256_of_json
+
+PROFILES = ("strict", "standard", "internal")
+
+# Up to one half a lower bound is not above an upper one, so no rule can pass and fail at once.
+Alpha = Annotated[float, Field(strict=True, gt=0, lt=0.5, allow_inf_nan=False)]
+
+
+class Levels(BaseModel):
+    """The risks of being wrong that the policy accepts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    to_pass: Alpha = Field(
+        0.05, alias="pass", description="one-sided level of each upper bound, for every attack alone"
+    )
+    to_fail: Alpha = Field(0.05, alias="fail", description="one-sided level of all lower bounds together")
+
+
+class PolicyFile(BaseModel):
+    """What a person writes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    api_version: Literal["privacy-gate/v1"] = Field(alias="apiVersion")
+    name: str | None = Field(None, min_length=1, max_length=100, description="default: the file's name")
+    extends: str | None = Field(
+        None,
+        min_length=1,
+        description="strict, standard, internal, or the path of another policy, relative to this one",
+    )
+    release_context: Literal["open-weights", "public-api", "authenticated-api", "internal"] | None = Field(
+        None, description="who can query the model, or hold it"
+    )
+    alpha: Levels = Field(default_factory=lambda: Levels.model_validate({}), description="levels of the bounds")
+    valid_days: int = Field(90, strict=True, gt=0, le=3650, description="how long a pass may be relied on")
+    equivalence: bool = Field(
+        False, strict=True, description="a validity check that merely warns takes the pass away, too"
+    )
+    rules: dict[str, dict[str, Any]] = Field(default_factory=dict, description="rule id -> settings")
+
+
+_OWN = ("release_context", "alpha.pass", "alpha.fail", "valid_days", "equivalence")
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """One file of the chain from a policy to what it extends."""
+
+    document: Document
+    profile: str | None
+
+
+def resolve(policy: str | Path) -> Policy:
+    """A profile by name, or a policy file by path, with all that it extends; ConfigError with every finding."""
+    chain = _chain(policy)
+    findings = [finding for link in chain for finding in _findings(link.document)]
+    merged = _Merged.of(chain)
+    rules, found = merged.checked()
+    findings += found
+    if findings:
+        raise ConfigError.at(in_order(findings), "`privacy-gate policy schema` lists every key")
+    values = merged.values
+    own = PolicyFile.model_validate({"apiVersion": "privacy-gate/v1", **values})
+    resolved: dict[str, Any] = {
+        "apiVersion": own.api_version,
+        "release_context": own.release_context,
+        "alpha": {"pass": own.alpha.to_pass, "fail": own.alpha.to_fail},
+        "valid_days": own.valid_days,
+        "equivalence": own.equivalence,
+        "rules": {rule.id: rule.settings.model_dump(mode="json") for rule in rules},
+    }
+    top = chain[-1]
+    return Policy(
+        name=str(top.document.tree.get("name") or Path(top.document.file).stem),
+        profile=next((link.profile for link in chain if link.profile), None),
+        digest=sha256_of_json(resolved),
+        resolved=resolved,
+        origins=merged.origins(rules),
+        rules=tuple(rules),
+        alpha_pass=own.alpha.to_pass,
+        alpha_fail=own.alpha.to_fail,
+        valid_days=own.valid_days,
+        release_context=own.release_context,
+        equivalence=own.equivalence,
+        files=tuple(link.document.file for link in reversed(chain)),
+    )
+
+
+# --- the chain ------------------------------------------------------------------------------------------------------
+
+
+def _chain(policy: str | Path) -> list[_Link]:
+    """The files from the one that extends nothing to the one that was asked for."""
+    links: list[_Link] = []
+    seen: list[Path] = []
+    target: str | Path = policy
+    asked_in: Document | None = None
+    while True:
+        profile = str(target) if isinstance(target, str) and target in PROFILES else None
+        path, shown = _place(target, profile, asked_in)
+        if path.resolve() in seen:
+            raise _at_extends(asked_in, "cycle", f"{shown} is extended by itself")
+        seen.append(path.resolve())
+        if asked_in is not None and not path.is_file():
+            known = f"there is no file {shown}; {did_you_mean(str(target), list(PROFILES))}"
+            raise _at_extends(asked_in, "no-such-policy", known)
+        document = parse(path, shown)
+        links.insert(0, _Link(document, profile))
+        extends = document.tree.get("extends")
+        if not isinstance(extends, str) or not extends:  # absent, or reported by the schema
+            return links
+        target, asked_in = extends, document
+
+
+def _place(target: str | Path, profile: str | None, asked_in: Document | None) -> tuple[Path, str]:
+    if profile is not None:
+        return template("policies", f"{profile}.yaml"), f"templates/policies/{profile}.yaml"
+    # A path in a file is relative to that file; what is shown is what the caller could type.
+    path = Path(target) if asked_in is None else Path(asked_in.file).parent / target
+    return path, path.as_posix()
+
+
+def _at_extends(document: Document | None, code: str, message: str) -> ConfigError:
+    if document is None:
+        return ConfigError(message)
+    return ConfigError.at([document.finding(("extends",), code, message, at_value=True)])
+
+
+def _findings(document: Document) -> list[Diagnostic]:
+    """What is wrong with one file by itself."""
+    found = list(document.findings)
+    try:
+        PolicyFile.model_validate(document.tree)
+    except ValidationError as error:
+        found += document.explain(error.errors(include_url=False, include_input=False), PolicyFile)
+    if document.tree.get("extends") is None and not document.tree.get("rules"):
+        found.append(document.finding((), "empty-policy", "the policy extends nothing and has no rules"))
+    found += [
+        document.finding(("rules", id), "unknown-rule", f"there is no such rule ({did_you_mean(id, CATALOG.names())})")
+        for id in _rules(document)
+        if id not in CATALOG
+    ]
+    return found
+
+
+def _rules(document: Document) -> dict[str, dict[str, Any]]:
+    """The rules of a file that are shaped like rules; others are reported by the schema."""
+    rules = document.tree.get("rules")
+    if not isinstance(rules, dict):
+        return {}
+    return {id: settings for id, settings in rules.items() if isinstance(settings, dict)}
+
+
+# --- merging --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """The settings of a chain, the last file winning, and which file set what.
+
+    values     release_context, alpha, ... as set
+    rules      id -> settings as set
+    setters    trail -> the document that set it last; a rule's own trail too
+    steps      the same for the chain without its last file, without its last two, ...
+    """
+
+    values: Mapping[str, Any]
+    rules: Mapping[str, Mapping[str, Any]]
+    setters: Mapping[Trail, Document]
+    parent: _Merged | None
+
+    @classmethod
+    def of(cls, chain: Sequence[_Link]) -> _Merged:
+        """Fold the chain, the base first."""
+        merged = cls({}, {}, {}, None)
+        for link in chain:
+            merged = merged.extended(link.document)
+        return merged
+
+    def extended(self, document: Document) -> _Merged:
+        """With one more file folded in."""
+        values, setters = dict(self.values), dict(self.setters)
+        for key in ("release_context", "alpha", "valid_days", "equivalence"):
+            if key not in document.tree:
+                continue
+            value = document.tree[key]
+            if key == "alpha" and isinstance(value, dict):
+                values[key] = {**values.get(key, {}), **value}
+                setters |= {(key, part): document for part in value}
+            else:
+                values[key] = value
+                setters[key,] = document
+        rules = dict(self.rules)
+        for id, settings in _rules(document).items():
+            if id in CATALOG:
+                rules[id] = {**rules.get(id, {}), **settings}
+                setters["rules", id] = document
+                for key in settings:
+                    setters["rules", id, key] = document
+        return _Merged(values, rules, setters, self)
+
+    def settings(self, id: str) -> RuleSettings | None:
+        """A rule's settings; None if they are absent or wrong, which is reported where they are checked."""
+        try:
+            return CATALOG[id].settings.model_validate(self.rules[id]) if id in self.rules else None
+        except ValidationError:
+            return None
+
+    def checked(self) -> tuple[list[RuleInForce], list[Diagnostic]]:
+        """All rules in force, or what is wrong with them."""
+        rules: list[RuleInForce] = []
+        found: list[Diagnostic] = []
+        for id in sorted(self.rules):
+            document = self.setters["rules", id]
+            try:
+                settings = CATALOG[id].settings.model_validate(self.rules[id])
+            except ValidationError as error:
+                for detail in error.errors(include_url=False, include_input=False):
+                    setter = self.setters.get(("rules", id, *detail["loc"][:1]), document)
+                    found += setter.explain([detail], CATALOG[id].settings, ("rules", id))
+                continue
+            rules.append(RuleInForce(id, settings, document.location(("rules", id))))
+            found += self._below_the_floor(id, settings)
+        if rules and not found and all(rule.settings.action != "block" for rule in rules):
+            first = rules[0]
+            document = self.setters["rules", first.id]
+            found.append(
+                document.finding(("rules",), "nothing-blocks", "no rule has `action: block`: every model would pass")
+            )
+        unsaid = [rule for rule in CATALOG if rule.always and rule.id not in self.rules]
+        rules += [RuleInForce(rule.id, rule.settings(), None) for rule in unsaid]
+        return sorted(rules, key=lambda rule: rule.id), found + self._looser_levels()
+
+    def _below_the_floor(self, id: str, settings: RuleSettings) -> list[Diagnostic]:
+        ancestor = self.parent
+        while ancestor is not None:
+            above = ancestor.settings(id)
+            if above is not None and above.floor and (loosened := settings.loosened(above)):
+                place = ancestor.setters["rules", id].location(("rules", id))
+                message = f"is looser than the floor set in {place.file}:{place.line}:{place.column}"
+                return [
+                    self.setters.get(("rules", id, key), self.setters["rules", id]).finding(
+                        ("rules", id, key), "floor", message, at_value=True
+                    )
+                    for key in loosened
+                ]
+            ancestor = ancestor.parent
+        return []
+
+    def _looser_levels(self) -> list[Diagnostic]:
+        """Levels and equivalence carry every rule: a floor holds them, too."""
+        ancestor, found = self.parent, []
+        while ancestor is not None:
+            floors = [id for id in ancestor.rules if (s := ancestor.settings(id)) is not None and s.floor]
+            before, after = _levels(ancestor.values), _levels(self.values)
+            if floors and before is not None and after is not None:
+                looser = {
+                    ("alpha", "pass"): after.alpha.to_pass > before.alpha.to_pass,
+                    ("alpha", "fail"): after.alpha.to_fail < before.alpha.to_fail,
+                    ("equivalence",): before.equivalence and not after.equivalence,
+                }
+                found = [
+                    self.setters[trail].finding(trail, "floor", f"is looser than {floors[0]}'s floor", at_value=True)
+                    for trail, is_looser in looser.items()
+                    if is_looser and trail in self.setters
+                ]
+            ancestor = ancestor.parent
+        return found
+
+    def origins(self, rules: Sequence[RuleInForce]) -> dict[str, Location | None]:
+        """Dotted name of every setting -> where it was set; None for the program's defaults."""
+        trails: list[Trail] = [tuple(name.split(".")) for name in _OWN]
+        trails += [("rules", rule.id, key) for rule in rules for key in type(rule.settings).model_fields]
+        return {".".join(map(str, trail)): self._origin(trail) for trail in trails}
+
+    def _origin(self, trail: Trail) -> Location | None:
+        setter = self.setters.get(trail)
+        return None if setter is None else setter.location(trail)
+
+
+def _levels(values: Mapping[str, Any]) -> PolicyFile | None:
+    try:
+        return PolicyFile.model_validate({"apiVersion": "privacy-gate/v1", **values})
+    except ValidationError:
+        return None
+
+
+# --- schema ---------------------------------------------------------------------------------------------------------
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema (2020-12) of a policy file, for editors; built from the rules' own settings."""
+    whole = PolicyFile.model_json_schema(by_alias=True)
+    whole["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    whole["title"] = "privacy-gate policy"
+    whole["anyOf"] = [{"required": ["extends"]}, {"required": ["rules"]}]
+    rules: dict[str, Any] = {}
+    for rule in CATALOG:
+        part = rule.settings.model_json_schema()
+        part.pop("required", None)  # what is not given is inherited
+        rules[rule.id] = {**part, "title": rule.title, "description": rule.summary}
+    whole["properties"]["rules"] = {
+        "type": "object",
+        "description": "rule id -> settings; what is not given is inherited",
+        "additionalProperties": False,
+        "minProperties": 1,
+        "properties": rules,
+    }
+    return whole

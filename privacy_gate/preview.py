@@ -1,0 +1,133 @@
+"""What a check would do, found out without training anything: for `plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from privacy_gate.datamodel import Candidate
+from privacy_gate.pipeline import Prepared, Progress, Silent, known, prepare, settle, store_path
+from privacy_gate.policy import decidability
+from privacy_gate.request import CheckRequest
+from privacy_gate.shadows.store import Store
+from privacy_gate.shadows.train import keys, usable_cores
+
+SECONDS_PER_SHADOW_UNKNOWN = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would run.
+
+    rules        (rule id, decidable, sentence)
+    undecidable  blocking rules that these numbers of records cannot decide
+    hints        what the training run says of its data, and whether the manifest agrees
+    """
+
+    model: str
+    digest: str
+    flavor: str
+    executes_code: bool
+    policy: str
+    policy_sha256: str
+    attacks: tuple[str, ...]
+    members: int
+    nonmembers: int
+    member_persons: int
+    nonmember_persons: int
+    removed: dict[str, int]
+    shadows: int
+    cached: int
+    train_size: int
+    jobs: int
+    minutes: float | None
+    notes: tuple[str, ...]
+    hints: tuple[str, ...]
+    rules: tuple[tuple[str, bool, str], ...]
+    undecidable: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        code = "loading it executes code that came with it" if self.executes_code else "loading it executes no code"
+        yield f"model    {self.model} ({self.flavor}, sha256 {self.digest[:12]}; {code})"
+        yield f"policy   {self.policy} (sha256 {self.policy_sha256[:12]})"
+        yield (
+            f"records  {self.members:,} members of {self.member_persons:,} persons, "
+            f"{self.nonmembers:,} non-members of {self.nonmember_persons:,}"
+        )
+        for why, count in self.removed.items():
+            yield f"         {count:,} left out: {why}"
+        for hint in self.hints:
+            yield f"         {hint}"
+        yield f"attacks  {', '.join(self.attacks)}"
+        time = "" if self.minutes is None else f", about {self.minutes:.1f} minutes"
+        yield (
+            f"shadows  {self.shadows} of {self.train_size:,} records each: {self.cached} in the store, "
+            f"{self.shadows - self.cached} to train with {self.jobs} workers{time}"
+        )
+        for note in self.notes:
+            yield f"         {note}"
+        for _, decidable, sentence in self.rules:
+            yield f"{'decides ' if decidable else 'CANNOT  '} {sentence}"
+
+
+def preview(request: CheckRequest, progress: Progress | None = None) -> Preview:
+    """Resolve everything and train nothing. Errors as in `check`, but raised: there is no report."""
+    watch = progress or Silent()
+    policy, attacks, _ = settle(request)
+    store = Store(store_path(request))
+    try:
+        with store.workdir() as work:
+            ready = prepare(request, work, known(request, policy), watch)
+            there = 0
+            if ready.task is not None and ready.plan is not None:
+                there = sum(key in store for key in keys(ready.plan, ready.task))
+    finally:
+        watch.close()
+    persons = [len(np.unique(ready.audit.persons[side])) for side in (ready.audit.member, ~ready.audit.member)]
+    rules = tuple(decidability(policy, *persons))
+    blocking = {rule.id for rule in policy.rules if rule.settings.action == "block"}
+    count = 0 if ready.plan is None else len(ready.plan.member)
+    return Preview(
+        model=ready.candidate.resolved_uri,
+        digest=ready.candidate.digest,
+        flavor=ready.candidate.flavor,
+        executes_code=ready.candidate.executes_code,
+        policy=policy.name,
+        policy_sha256=policy.digest,
+        attacks=tuple(attacks),
+        members=ready.dataset.members,
+        nonmembers=ready.dataset.nonmembers,
+        member_persons=persons[0],
+        nonmember_persons=persons[1],
+        removed=dict(ready.dataset.removed),
+        shadows=count,
+        cached=count if ready.loaded else there,
+        train_size=ready.dataset.train_size,
+        jobs=request.jobs or usable_cores(),
+        minutes=_minutes(ready.candidate, ready, count - (count if ready.loaded else there), request),
+        notes=ready.plan.notes if ready.plan else (),
+        hints=tuple(_hints(ready)),
+        rules=rules,
+        undecidable=tuple(rule for rule, decidable, _ in rules if not decidable and rule in blocking),
+    )
+
+
+def _minutes(candidate: Candidate, ready: Prepared, missing: int, request: CheckRequest) -> float | None:
+    """The training run's own duration, where the registry knows it, times the shadows still to train."""
+    if missing == 0:
+        return 0.0
+    seconds = candidate.metrics.get("training_seconds")
+    return None if seconds is None else seconds * missing / (request.jobs or usable_cores()) / 60
+
+
+def _hints(ready: Prepared) -> Iterator[str]:
+    for hint in ready.candidate.datasets:
+        yield f"the training run logged data set {hint.name!r} as {hint.context or 'input'} (a hint; not checked)"

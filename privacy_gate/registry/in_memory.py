@@ -1,0 +1,136 @@
+"""A registry without a server or a database: for demos, tests, and for model folders on disk."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from privacy_gate.datamodel import Candidate
+from privacy_gate.errors import CandidateNotFound, DataError
+from privacy_gate.registry import Probe, Recorded, RecordedReport, verdict_tags
+from privacy_gate.registry import snapshot as snapshots
+from privacy_gate.registry.snapshot import Alias, Bare, Folder, Logged, RunArtifact, Version, bare, listed
+from privacy_gate.sandbox.untrusted import clean
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version: where its model folder is, and what people said about it."""
+
+    folder: Path
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class InMemoryRegistry:
+    """name -> version -> model folder; `keeps` False: evidence has nowhere to go, which `record` then says."""
+
+    models: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    aliases: dict[str, dict[str, str]] = field(default_factory=dict)
+    runs: dict[str, Path] = field(default_factory=dict)  # run id -> folder of its artifacts
+    recorded: dict[str, RecordedReport] = field(default_factory=dict)  # run id -> evidence
+    keeps: bool = True
+
+    def add(self, name: str, folder: Path, alias: str | None = None, entry: Entry | None = None) -> str:
+        """Register `folder` as the next version of `name`; returns the version."""
+        versions = self.models.setdefault(name, {})
+        version = str(len(versions) + 1)
+        versions[version] = entry or Entry(folder)
+        if alias:
+            self.aliases.setdefault(name, {})[alias] = version
+        return version
+
+    def resolve(self, uri: str, into: Path) -> Candidate:
+        """See Registry.resolve."""
+        address = snapshots.parse(uri)
+        match address:
+            case Folder(path):
+                return self._candidate(uri, str(path.absolute()), Entry(path), into)
+            case RunArtifact(run, path):
+                return self._candidate(uri, uri, Entry(self._artifact(run, path, uri)), into)
+            case Logged(model_id):
+                raise CandidateNotFound(f"{uri}: no model {model_id}", "name a registered model")
+            case Version(name) | Alias(name) | Bare(name):
+                versions = self._versions(name)
+                version = self._version(address, versions)
+                return self._candidate(uri, f"models:/{name}/{version}", versions[version], into, name, version)
+
+    def fetch(self, uri: str, into: Path) -> Path:
+        """See Registry.fetch."""
+        address = snapshots.parse_run(uri)
+        folder = snapshots.new_folder(into, "artifact-")
+        source = self._artifact(address.run_id, address.path, uri)
+        target = folder / source.name if source.is_dir() else folder
+        snapshots.copy(source, target)
+        return snapshots.only_file(folder, uri)
+
+    def record(self, candidate: Candidate, report: RecordedReport) -> Recorded:
+        """See Registry.record."""
+        if not self.keeps:
+            return Recorded(None, ("the evidence was not recorded: the model comes from a folder, not a registry",))
+        run = uuid.uuid4().hex
+        self.recorded[run] = report
+        if candidate.name is not None and candidate.version is not None:
+            self.models[candidate.name][candidate.version].tags.update(verdict_tags(report, run))
+        return Recorded(run)
+
+    def ping(self) -> list[Probe]:
+        """See Registry.ping."""
+        return [Probe("registry", True, f"in memory, {len(self.models)} models")]
+
+    def _versions(self, name: str) -> dict[str, Entry]:
+        if not self.models.get(name):
+            raise CandidateNotFound(f"no registered model is called '{clean(name, 100)}'", listed("model", self.models))
+        return self.models[name]
+
+    def _version(self, address: Version | Alias | Bare, versions: dict[str, Entry]) -> str:
+        match address:
+            case Bare(name):
+                raise bare(name, self.aliases.get(name, {}), max(versions, key=int))
+            case Version(name, None):
+                return max(versions, key=int)
+            case Version(name, str(version)):
+                if version not in versions:
+                    raise CandidateNotFound(
+                        f"model '{clean(name, 100)}' has no version {version}", listed("version", versions)
+                    )
+                return version
+            case Alias(name, alias):
+                known = self.aliases.get(name, {})
+                if alias not in known:
+                    raise CandidateNotFound(
+                        f"model '{clean(name, 100)}' has no alias '{clean(alias, 100)}'", listed("alias", known)
+                    )
+                return known[alias]
+        raise AssertionError(address)  # pragma: no cover
+
+    def _artifact(self, run: str, path: str, uri: str) -> Path:
+        if run not in self.runs:
+            raise CandidateNotFound(f"{clean(uri, 200)}: no run {run}", listed("run", self.runs))
+        source = self.runs[run] / path
+        if not source.exists():
+            raise DataError(f"{clean(uri, 200)}: run {run} has no such artifact", "see the run's artifacts")
+        return source
+
+    def _candidate(
+        self, uri: str, resolved: str, entry: Entry, into: Path, name: str | None = None, version: str | None = None
+    ) -> Candidate:
+        shot = snapshots.take_local(entry.folder, uri, into)
+        return Candidate(
+            uri=clean(uri),
+            resolved_uri=clean(resolved),
+            snapshot=shot.folder,
+            digest=shot.digest,
+            flavor=shot.flavor,
+            executes_code=shot.executes_code,
+            name=name,
+            version=version,
+            model_id=shot.model_id,
+            run_id=shot.run_id,
+            tags={clean(k): clean(v) for k, v in entry.tags.items()},
+            params={clean(k): clean(v) for k, v in entry.params.items()},
+            metrics={clean(k): v for k, v in entry.metrics.items()},
+        )

@@ -1,0 +1,585 @@
+"""MLflow's registry. Every URI is followed here: MLflow's own resolution reads settings of the whole process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import sqlite3
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from privacy_gate.datamodel import Candidate, DatasetHint
+from privacy_gate.errors import CandidateNotFound, DataError, GateError, RegistryUnreachable, UsageError
+from privacy_gate.registry import Probe, Recorded, RecordedReport, verdict_tags
+from privacy_gate.registry import snapshot as snapshots
+from privacy_gate.registry.snapshot import Alias, Bare, Folder, Logged, RunArtifact, Version, bare, listed
+from privacy_gate.sandbox.untrusted import clean
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "privacy-gate"
+
+# What the user set stays; what they did not set must not make the gate chatty, slow to fail or talkative to strangers.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_NOISY = ("mlflow", "alembic", "sqlalchemy", "urllib3", "huey", "git")
+_MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"})
+
+
+def _quiet() -> None:
+    """Import MLflow so that it writes nothing to stdout or stderr and calls nobody."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401  # its import configures the loggers that are turned down next
+
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def redact(text: str) -> str:
+    """Without the user and password of any URI in it."""
+    return re.sub(r"//[^/@\s]+@", "//***@", text)
+
+
+def check_uri(uri: str) -> None:
+    """Raise UsageError for a URI under which MLflow would create something, or could only fail later."""
+    shown = clean(redact(uri), 200)
+    if uri.startswith("sqlite:"):
+        _check_sqlite(uri, shown)
+    elif "://" not in uri and ":" not in uri.partition("/")[0] and uri not in ("databricks", "databricks-uc", "uc"):
+        _check_folder(Path(uri), shown)
+    elif uri.startswith("file:"):
+        _check_folder(Path(unquote(urlsplit(uri).path)), shown)
+
+
+def _check_folder(folder: Path, shown: str) -> None:
+    if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in ("true", "1") or not folder.is_dir():
+        raise UsageError(
+            f"{shown}: not an MLflow database or server; folders of runs are no longer supported by MLflow",
+            "name a database (sqlite:///mlflow.db) or a server; `mlflow migrate-filestore` moves an old ./mlruns",
+        )
+
+
+def _check_sqlite(uri: str, shown: str) -> None:
+    path = Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
+    if not uri.startswith("sqlite:///") or not path.is_file():
+        raise UsageError(
+            f"{shown}: there is no such database", "name the database that models are registered in; none is created"
+        )
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as base:
+            tables = {row[0] for row in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error as error:
+        raise UsageError(f"{shown}: not readable as a database ({error})", "name MLflow's own database") from error
+    if "registered_models" not in tables:
+        raise UsageError(f"{shown}: not an MLflow database", "name the database that models are registered in")
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+def _is_forbidden(error: BaseException) -> bool:
+    """Whether the registry (or a disk) says: not you."""
+    if isinstance(error, PermissionError):
+        return True
+    code, status = getattr(error, "error_code", None), getattr(error, "get_http_status_code", lambda: None)()
+    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED") or status in (401, 403):
+        return True
+    text = str(error).lower()
+    return "readonly database" in text or re.search(r"failed with error code 40[13]\b", text) is not None
+
+
+def _is_missing(error: BaseException) -> bool:
+    return getattr(error, "error_code", None) in _MISSING
+
+
+@contextlib.contextmanager
+def _asking(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow raises into RegistryUnreachable; the caller has dealt with "does not exist" before."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    where = clean(redact(uri), 200)
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RegistryUnreachable(f"{where}: needs the module {error.name!r}", f"install {error.name}") from error
+    except (MlflowException, SQLAlchemyError, requests.RequestException, OSError) as error:
+        if _is_forbidden(error):
+            raise RegistryUnreachable(
+                f"{where}: access denied", "set MLFLOW_TRACKING_TOKEN, or ask for read permission"
+            ) from error
+        raise RegistryUnreachable(
+            f"{where}: {clean(redact(str(error)), 300)}",
+            "is the server up and the address right? `privacy-gate doctor`",
+        ) from error
+
+
+# --- the registry ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a candidate's files are and what the registry knows of it."""
+
+    location: str
+    resolved_uri: str
+    name: str | None = None
+    version: str | None = None
+    run_id: str | None = None
+    model_id: str | None = None
+    tags: Mapping[str, str] | None = None
+
+
+class MlflowRegistry:
+    """See `Registry`; `tracking` holds runs and logged models, `models` the registered ones. Often they are one."""
+
+    def __init__(self, tracking: str, models: str) -> None:
+        self.tracking = tracking
+        self.models = models
+        for uri in {tracking: None, models: None}:
+            check_uri(uri)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        _quiet()
+        from mlflow import MlflowClient
+
+        with _asking(self.tracking):
+            return MlflowClient(tracking_uri=self.tracking, registry_uri=self.models)
+
+    # --- resolve ---
+
+    def resolve(self, uri: str, into: Path) -> Candidate:
+        """See Registry.resolve."""
+        address = snapshots.parse(uri)
+        if isinstance(address, Folder):
+            origin = _Origin(str(address.path), str(address.path.absolute()))
+            shot = snapshots.take_local(address.path, uri, into)
+        else:
+            origin = self._origin(address, uri)
+            shot = self._snapshot(origin.location, uri, into)
+        model_id = origin.model_id or shot.model_id
+        logged = None if isinstance(address, Folder) else self._logged(model_id)
+        run = None if isinstance(address, Folder) else self._run(origin.run_id or shot.run_id)
+        tags = {**(run.data.tags if run else {}), **(logged.tags if logged else {}), **(origin.tags or {})}
+        return Candidate(
+            uri=clean(uri),
+            resolved_uri=clean(origin.resolved_uri),
+            snapshot=shot.folder,
+            digest=shot.digest,
+            flavor=shot.flavor,
+            executes_code=shot.executes_code,
+            name=origin.name,
+            version=origin.version,
+            model_id=model_id,
+            run_id=None if run is None else clean(run.info.run_id),
+            # mlflow.* tags say who trained where: of no use to the gate, and personal.
+            tags={clean(k): clean(v) for k, v in sorted(tags.items()) if not k.startswith("mlflow.")},
+            params={clean(k): clean(v) for k, v in sorted(run.data.params.items())} if run else {},
+            metrics={clean(k): float(v) for k, v in sorted(run.data.metrics.items())} if run else {},
+            datasets=_hints(run),
+        )
+
+    def _origin(self, address: Version | Alias | Bare | Logged | RunArtifact, uri: str) -> _Origin:
+        match address:
+            case Logged(model_id):
+                return self._logged_origin(model_id, f"models:/{model_id}")
+            case RunArtifact(run_id, path):
+                return self._run_origin(run_id, path, uri)
+            case Bare(name):
+                raise self._bare(name)
+            case Alias(name, alias):
+                found = self._ask(
+                    lambda: self._client.get_model_version_by_alias(name, alias), lambda: self._unknown(name, alias)
+                )
+            case Version(name, None):
+                found = self._latest(name)
+            case Version(name, str(version)):
+                found = self._ask(
+                    lambda: self._client.get_model_version(name, version), lambda: self._unknown(name, None, version)
+                )
+        return self._version_origin(found)
+
+    def _ask(self, question: Callable[[], Any], missing: Callable[[], GateError]) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        with _asking(self.models):
+            try:
+                return question()
+            except MlflowException as error:
+                # An unknown alias is reported as an invalid parameter.
+                if _is_missing(error) or re.search("alias .* not found", str(error), re.IGNORECASE):
+                    raise missing() from error
+                raise
+
+    def _unknown(self, name: str, alias: str | None, version: str | None = None) -> GateError:
+        """Which part of the name is unknown, and what there is instead."""
+        shown = clean(name, 100)
+        model = self._registered(name)
+        if model is None:
+            return CandidateNotFound(f"no registered model is called '{shown}'", self._names())
+        if alias is not None:
+            hint = listed("alias", [str(a) for a in model.aliases])
+            return CandidateNotFound(f"model '{shown}' has no alias '{clean(alias, 100)}'", hint)
+        latest = self._newest(name)
+        hint = "it has no version yet" if latest is None else f"its latest version is {latest.version}"
+        return CandidateNotFound(f"model '{shown}' has no version {version or 'at all'}", hint)
+
+    def _registered(self, name: str) -> Any | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_registered_model(name)
+        except MlflowException as error:
+            if _is_missing(error):
+                return None
+            raise
+
+    def _names(self) -> str:
+        return listed("model", [model.name for model in self._client.search_registered_models(max_results=50)])
+
+    def _bare(self, name: str) -> GateError:
+        with _asking(self.models):
+            model = self._registered(name)
+            if model is None:
+                return CandidateNotFound(f"no registered model is called '{clean(name, 100)}'", self._names())
+            latest = self._newest(name)
+            return bare(name, [str(a) for a in model.aliases], None if latest is None else str(latest.version))
+
+    def _newest(self, name: str) -> Any | None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # stages are deprecated; this is what models:/name/latest is made of
+            found = self._client.get_latest_versions(name)
+        return max(found, key=lambda v: int(v.version), default=None)
+
+    def _latest(self, name: str) -> Any:
+        found = self._ask(lambda: self._newest(name), lambda: self._unknown(name, None))
+        if found is None:
+            with _asking(self.models):
+                raise self._unknown(name, None)
+        return found
+
+    def _version_origin(self, found: Any) -> _Origin:
+        name, version = str(found.name), str(found.version)  # sqlite answers with a number, a server with text
+        if found.status not in (None, "READY"):
+            raise CandidateNotFound(
+                f"model '{clean(name, 100)}' version {version} is not ready ({clean(found.status, 40)})", "wait for it"
+            )
+        with _asking(self.models):
+            location = self._client.get_model_version_download_uri(name, version)
+        return _Origin(
+            location=location,
+            resolved_uri=f"models:/{name}/{version}",
+            name=clean(name),
+            version=version,
+            run_id=found.run_id,
+            tags=found.tags,
+        )
+
+    def _logged(self, model_id: str | None) -> Any | None:
+        """The logged model, or None: versions from before MLflow 3 have none."""
+        from mlflow.exceptions import MlflowException
+
+        if model_id is None:
+            return None
+        with _asking(self.tracking):
+            try:
+                return self._client.get_logged_model(model_id)
+            except MlflowException as error:
+                if _is_missing(error):
+                    return None
+                raise
+
+    def _logged_origin(self, model_id: str, resolved: str) -> _Origin:
+        logged = self._logged(model_id)
+        if logged is None:
+            raise CandidateNotFound(f"no logged model {clean(model_id, 100)}", "see the model's page for its id")
+        return _Origin(logged.artifact_location, resolved, run_id=logged.source_run_id, model_id=model_id)
+
+    def _run(self, run_id: str | None) -> Any | None:
+        from mlflow.exceptions import MlflowException
+
+        if not run_id:
+            return None
+        with _asking(self.tracking):
+            try:
+                return self._client.get_run(run_id)
+            except MlflowException as error:
+                # An id that is not one is an invalid parameter; a run that was deleted does not exist.
+                if _is_missing(error) or getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE":
+                    return None
+                raise
+
+    def _run_origin(self, run_id: str, path: str, uri: str) -> _Origin:
+        run = self._run(run_id)
+        if run is None:
+            raise CandidateNotFound(f"{clean(uri, 200)}: no run {run_id}", "see the run's page for its id")
+        logged = [self._logged(output.model_id) for output in (run.outputs.model_outputs if run.outputs else [])]
+        named = [model for model in logged if model is not None and model.name == path]
+        if named:
+            newest = max(named, key=lambda model: model.creation_timestamp)
+            return self._logged_origin(newest.model_id, f"models:/{newest.model_id}")
+        location = f"{run.info.artifact_uri.rstrip('/')}/{path}"
+        if self._is_model(location):
+            return _Origin(location, f"runs:/{run_id}/{path}", run_id=run_id)
+        names = sorted({model.name for model in logged if model is not None})
+        raise CandidateNotFound(
+            f"{clean(uri, 200)}: run {run_id} has no model '{clean(path, 100)}'", listed("model of the run", names)
+        )
+
+    # --- files ---
+
+    def _follow(self, location: str, depth: int = 0) -> str:
+        """The place of the files behind models:/ and runs:/ sources, which copied versions have."""
+        if depth > 8 or not location.startswith(("models:", "runs:")):
+            return location
+        address = snapshots.parse(location)
+        if isinstance(address, Folder):
+            return location
+        return self._follow(self._origin(address, location).location, depth + 1)
+
+    def _repository(self, location: str) -> Any:
+        """MLflow's reader of a remote place; raises UsageError for hosts that nobody configured."""
+        _quiet()
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        place = urlsplit(location)
+        known = {urlsplit(uri).hostname for uri in (self.tracking, self.models)}
+        if place.scheme in ("http", "https", "ftp", "sftp") and place.hostname not in known:
+            raise UsageError(
+                f"the model's files are at {clean(redact(location), 200)}, a host that is not configured",
+                "register the model with its files in the registry's own artifact store",
+            )
+        with _asking(location):
+            return get_artifact_repository(location, tracking_uri=self.tracking, registry_uri=self.models)
+
+    def _is_model(self, location: str) -> bool:
+        folder = _local(location)
+        if folder is not None:
+            return (folder / snapshots.MLMODEL).is_file()
+        with _asking(location):
+            listing = self._repository(location).list_artifacts(None)
+        return any(item.path.rpartition("/")[2] == snapshots.MLMODEL for item in listing)
+
+    def _snapshot(self, location: str, uri: str, into: Path) -> snapshots.Snapshot:
+        location = self._follow(location)
+        local = _local(location)
+        if local is not None:
+            if not local.is_dir():
+                raise CandidateNotFound(
+                    f"{clean(uri, 200)}: its files should be at {clean(local, 200)}, and are not",
+                    "run the gate where that folder is, or let the server serve its artifacts",
+                )
+            return snapshots.take_local(local, uri, into)
+        repository = self._repository(location)
+        # The small file first: what cannot be audited need not be downloaded.
+        screen = snapshots.new_folder(into, "mlmodel-")
+        self._pull(repository, snapshots.MLMODEL, screen, uri)
+        snapshots.refuse_unsupported(snapshots.read_mlmodel(screen), uri)
+        folder = snapshots.new_folder(into, "model-")
+        self._pull(repository, "", folder, uri)
+        snapshots.make_private(folder)
+        return snapshots.take(folder, uri)
+
+    def _pull(self, repository: Any, path: str, folder: Path, uri: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        with _asking(self.tracking):
+            try:
+                repository.download_artifacts(path, dst_path=str(folder))
+            except MlflowException as error:
+                if _is_missing(error) or re.search(r"\b404\b", str(error)):
+                    raise CandidateNotFound(
+                        f"{clean(uri, 200)}: its files are gone from the artifact store", "log the model again"
+                    ) from error
+                raise
+
+    def fetch(self, uri: str, into: Path) -> Path:
+        """See Registry.fetch."""
+        address = snapshots.parse_run(uri)
+        run = self._run(address.run_id)
+        if run is None:
+            raise CandidateNotFound(f"{clean(uri, 200)}: no run {address.run_id}", "see the run's page for its id")
+        folder = snapshots.new_folder(into, "artifact-")
+        location = self._follow(run.info.artifact_uri)
+        local = _local(location)
+        missing = DataError(
+            f"{clean(uri, 200)}: the run has no such artifact", "log it to the run with mlflow.log_artifact()"
+        )
+        if local is None:
+            try:
+                self._pull(self._repository(location), address.path, folder, uri)
+            except CandidateNotFound as error:
+                raise missing from error
+            snapshots.make_private(folder)
+            return folder / address.path
+        source = local / address.path
+        if not source.resolve().is_relative_to(local.resolve()) or not source.exists():
+            raise missing
+        snapshots.copy(source, folder / source.name if source.is_dir() else folder)
+        return folder / source.name
+
+    # --- record ---
+
+    def record(self, candidate: Candidate, report: RecordedReport) -> Recorded:
+        """See Registry.record."""
+        refused: list[str] = []
+
+        def write(what: str, action: Callable[[], Any]) -> Any | None:
+            try:
+                with _asking(self.tracking):
+                    return action()
+            except RegistryUnreachable as error:
+                if error.__cause__ is None or not _is_forbidden(error.__cause__):
+                    raise
+                refused.append(f"{what} was not recorded: no permission to write to {redact(self.tracking)}")
+                return None
+
+        run_id = write("the evidence", lambda: self._new_run(candidate, report))
+        if run_id is None:
+            return Recorded(None, tuple(refused))
+        write("the evidence", lambda: self._log(run_id, candidate, report))
+        if candidate.name is not None and candidate.version is not None:
+            name, version = candidate.name, candidate.version
+            for key, value in verdict_tags(report, run_id).items():
+                write(f"the tag {key}", partial(self._client.set_model_version_tag, name, version, key, value))
+        write("the end of the run", lambda: self._client.set_terminated(run_id, "FINISHED"))
+        return Recorded(run_id, tuple(refused))
+
+    def _new_run(self, candidate: Candidate, report: RecordedReport) -> str:
+        tags = {"mlflow.note.content": report.note, "privacy_gate.verdict": report.verdict} | {
+            "privacy_gate.model": candidate.resolved_uri,
+            "privacy_gate.model_sha256": report.model_sha256,
+            "privacy_gate.policy_sha256": report.policy_sha256,
+        }
+        name = f"{candidate.name or 'model'} {candidate.version or ''}".strip()
+        run = self._client.create_run(self._experiment(), tags=tags, run_name=name)
+        return str(run.info.run_id)
+
+    def _experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(EXPERIMENT, artifact_location=self._artifact_location()))
+            except MlflowException as error:
+                if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self._client.get_experiment_by_name(EXPERIMENT)  # another gate was faster
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _artifact_location(self) -> str | None:
+        """Beside the other experiments' artifacts: MLflow itself would start ./mlruns where the gate happens to run."""
+        if not self.tracking.startswith("sqlite:"):
+            return None
+        default = _local(self._client.get_experiment("0").artifact_location)
+        return None if default is None else str(default.parent / EXPERIMENT)
+
+    def _log(self, run_id: str, candidate: Candidate, report: RecordedReport) -> None:
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        known = self._logged(candidate.model_id)
+        model = None if known is None else known.model_id
+        metrics = [
+            Metric(key, float(value), now, 0, model_id=model)
+            for key, value in _named(report.metrics).items()
+            if math.isfinite(value)  # MLflow would store infinity as a number
+        ]
+        params = [Param(key, str(value)) for key, value in _named(report.params).items()]
+        # A batch holds at most 1,000 metrics and 100 params.
+        for start in range(0, len(metrics), 500):
+            self._client.log_batch(run_id, metrics=metrics[start : start + 500])
+        for start in range(0, len(params), 100):
+            self._client.log_batch(run_id, params=params[start : start + 100])
+        for file in report.files:
+            self._client.log_artifact(run_id, str(file), "privacy-gate")
+
+    # --- ping ---
+
+    def ping(self) -> list[Probe]:
+        """See Registry.ping. Writing is tried on a run that cannot exist, which changes nothing."""
+        where = clean(redact(self.tracking), 200)
+        try:
+            with _asking(self.models):
+                names = [model.name for model in self._client.search_registered_models(max_results=50)]
+        except RegistryUnreachable as error:
+            return [Probe("registry", False, error.what, error.hint)]
+        read = [
+            Probe("registry", True, f"{where} answers"),
+            Probe("read", True, f"{len(names)} registered models seen"),
+        ]
+        return [*read, self._may_write(where)]
+
+    def _may_write(self, where: str) -> Probe:
+        from mlflow.exceptions import MlflowException
+
+        mend = "ask for edit permission, or run with --no-mlflow-log"
+        if self.tracking.startswith("sqlite:"):
+            path = Path(unquote(self.tracking.removeprefix("sqlite:///").partition("?")[0]))
+            ok = os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK)
+            return Probe("write", ok, f"{where} is {'' if ok else 'not '}writable", "" if ok else mend)
+        try:
+            self._client.set_tag("0" * 32, "privacy_gate.ping", "")
+        except MlflowException as error:
+            if _is_missing(error):
+                return Probe("write", True, f"{where} takes writes")
+            return Probe("write", False, clean(redact(str(error)), 300), mend)
+        return Probe("write", False, f"{where} took a write to a run that does not exist", "is this an MLflow server?")
+
+
+def _local(location: str) -> Path | None:
+    """The folder that a location names, if it is on this machine's own disks."""
+    if location.startswith("file:"):
+        return Path(unquote(urlsplit(location).path))
+    return None if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", location) else Path(location)
+
+
+def _hints(run: Any | None) -> tuple[DatasetHint, ...]:
+    inputs = [] if run is None or run.inputs is None else run.inputs.dataset_inputs
+    return tuple(
+        DatasetHint(
+            name=clean(item.dataset.name),
+            context=clean(next((tag.value for tag in item.tags if tag.key == "mlflow.data.context"), "")),
+            source_type=clean(item.dataset.source_type),
+            digest=clean(item.dataset.digest),
+        )
+        for item in inputs
+    )
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys made of what MLflow allows in names: letters, digits, `_ - . / space :`; clashes get a number."""
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        plain = re.sub(r"[^A-Za-z0-9_\-./ :]", "_", key)
+        plain = "/".join(part for part in plain.split("/") if part not in ("", ".", ".."))[:240] or "_"
+        unique, n = plain, 2
+        while unique in named:
+            unique, n = f"{plain}_{n}", n + 1
+        named[unique] = value
+    return named

@@ -1,0 +1,310 @@
+"""Coordinates of the charts: pure functions from the document to numbers that the SVG macros draw.
+
+Lengths are user units of a viewBox, rounded to a tenth; `share` positions are percentages of the width, so that
+bars stretch with the page while their text keeps its size.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from privacy_gate.reports import figures
+from privacy_gate.reports.document import Attack, Histogram, ReliabilityBin, Roc, Rule
+
+LETTERS = "ABCDE"  # one per curve, with its own colour and dash pattern
+TABLE_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A mark on an axis."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The plotting area in a viewBox of width x height."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def x(self, share: float) -> float:
+        """From 0 (left) to 1 (right)."""
+        return round(self.left + share * (self.right - self.left), 1)
+
+    def y(self, share: float) -> float:
+        """From 0 (bottom) to 1 (top)."""
+        return round(self.bottom - share * (self.bottom - self.top), 1)
+
+
+# --- ROC ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One attack's curve, with the place of its letter."""
+
+    letter: str
+    name: str
+    points: str
+    x: float
+    y: float
+    at_rates: tuple[float | None, ...]  # TPR at TABLE_RATES; None where the curve does not reach that low
+
+
+@dataclass(frozen=True, slots=True)
+class RocChart:
+    """Curves on two logarithmic axes, from 10^-decades to 1."""
+
+    frame: Frame
+    curves: tuple[Curve, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+
+
+def tpr_at(roc: Roc, rate: float) -> float | None:
+    """The highest TPR at an FPR of at most `rate`; None where the curve starts later."""
+    index = bisect_right(roc.fpr, rate) - 1
+    return None if index < 0 else roc.tpr[index]
+
+
+def _log(value: float, decades: int) -> float:
+    return min(1.0, max(0.0, 1 + math.log10(max(value, 1e-12)) / decades))
+
+
+def roc(attacks: Sequence[Attack]) -> RocChart | None:
+    """The curves of at most five attacks, as given; None without any."""
+    drawn = [attack for attack in attacks if attack.roc is not None and attack.roc.fpr][: len(LETTERS)]
+    if not drawn:
+        return None
+    lowest = min(attack.roc.fpr[0] for attack in drawn if attack.roc is not None)
+    decades = min(4, max(2, math.ceil(-math.log10(lowest) - 1e-9)))
+    frame = Frame(420, 400, 52, 408, 12, 352)
+    ticks = [Tick(_log(10.0**-power, decades), f"{10.0 ** (2 - power):g}%") for power in range(decades, -1, -1)]
+    curves = tuple(_curve(letter, attack, frame, decades) for letter, attack in zip(LETTERS, drawn, strict=False))
+    best = max(curves, key=lambda c: c.at_rates[3] or 0.0)
+    reached = best.at_rates[3]
+    summary = (
+        "No curve reaches down to a false-positive rate of 1%."
+        if reached is None
+        else f"At a false-positive rate of 1% the best of these attacks, {best.name}, "
+        f"finds {figures.percent(reached)} of the members; chance finds 1%."
+    )
+    return RocChart(
+        frame,
+        curves,
+        tuple(Tick(frame.x(t.at), t.label) for t in ticks),
+        tuple(Tick(frame.y(t.at), t.label) for t in ticks),
+        summary,
+    )
+
+
+def _curve(letter: str, attack: Attack, frame: Frame, decades: int) -> Curve:
+    line = attack.roc
+    assert line is not None
+    places = [
+        (frame.x(_log(f, decades)), frame.y(_log(t, decades)))
+        for f, t in zip(line.fpr, line.tpr, strict=True)
+        if f >= 10.0**-decades * 0.999
+    ]
+    # Letters are staggered along the curves: where curves coincide, their letters still stand side by side.
+    at = places[min(len(places) - 1, round((0.08 + 0.11 * LETTERS.index(letter)) * (len(places) - 1)))]
+    return Curve(
+        letter,
+        attack.id,
+        " ".join(f"{x:g},{y:g}" for x, y in places),
+        *at,
+        tuple(tpr_at(line, rate) for rate in TABLE_RATES),
+    )
+
+
+# --- histograms -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A filled cell."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramChart:
+    """Members as filled bars, non-members as an outline; both as shares of their own total."""
+
+    name: str
+    frame: Frame
+    bars: tuple[Bar, ...]
+    outline: tuple[str, ...]  # one path for each unbroken run of visible cells
+    hidden: tuple[Bar, ...]  # cells of which a count is withheld
+    ticks: tuple[Tick, ...]
+    rows: tuple[tuple[str, int | None, int | None], ...]
+    summary: str
+
+
+def histogram(counts: Histogram, wide: bool = False) -> HistogramChart:
+    """Both sides of one histogram."""
+    frame = Frame(640, 220, 12, 628, 12, 192) if wide else Frame(360, 180, 10, 350, 10, 152)
+    totals = [sum(c or 0 for c in side) for side in (counts.members, counts.nonmembers)]
+    shares = [
+        [None if c is None or not total else c / total for c in side]
+        for side, total in zip((counts.members, counts.nonmembers), totals, strict=True)
+    ]
+    tallest = max((s for side in shares for s in side if s is not None), default=0.0) or 1.0
+    cells = len(counts.members)
+    lefts = [frame.x(i / cells) for i in range(cells + 1)]
+
+    def tops(side: int) -> list[float | None]:
+        return [None if share is None else frame.y(share / tallest) for share in shares[side]]
+
+    bars = tuple(
+        Bar(lefts[i] + 0.5, top, round(lefts[i + 1] - lefts[i] - 1, 1), round(frame.bottom - top, 1))
+        for i, top in enumerate(tops(0))
+        if top is not None
+    )
+    hidden = tuple(
+        Bar(lefts[i] + 0.5, frame.bottom - 4, round(lefts[i + 1] - lefts[i] - 1, 1), 4)
+        for i in range(cells)
+        if counts.members[i] is None or counts.nonmembers[i] is None
+    )
+    step = max(1, cells // 4)
+    edges = counts.edges
+    return HistogramChart(
+        counts.name,
+        frame,
+        bars,
+        _outlines(tops(1), lefts, frame.bottom),
+        hidden,
+        tuple(Tick(lefts[i], f"{edges[i]:.3g}") for i in range(0, cells + 1, step)),
+        tuple((f"{edges[i]:.3g} to {edges[i + 1]:.3g}", counts.members[i], counts.nonmembers[i]) for i in range(cells)),
+        _overlap(shares),
+    )
+
+
+def _outlines(tops: Sequence[float | None], lefts: Sequence[float], bottom: float) -> tuple[str, ...]:
+    paths: list[str] = []
+    path = ""
+    for i, top in enumerate([*tops, None]):
+        if top is not None:
+            path += f"{'' if path else f'M{lefts[i]:g} {bottom:g}'}V{top:g}H{lefts[i + 1]:g}"
+        elif path:
+            paths.append(f"{path}V{bottom:g}")
+            path = ""
+    return tuple(paths)
+
+
+def _overlap(shares: Sequence[Sequence[float | None]]) -> str:
+    both = [min(a, b) for a, b in zip(*shares, strict=True) if a is not None and b is not None]
+    return f"The two overlap by about {100 * sum(both):.0f}% of the records shown."
+
+
+# --- reliability ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One bin: where it lies and how much it weighs."""
+
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityChart:
+    """Predicted probability against observed share."""
+
+    frame: Frame
+    dots: tuple[Dot, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+
+
+def reliability(bins: Sequence[ReliabilityBin]) -> ReliabilityChart | None:
+    """None when no bin has enough records to be shown."""
+    frame = Frame(300, 290, 44, 288, 12, 248)
+    shown = [(b.score, b.members, b.n) for b in bins if b.members is not None and b.n is not None]
+    if not shown:
+        return None
+    most = max(n for _, _, n in shown)
+    worst = max(abs(score - share) for score, share, _ in shown)
+    quarters = (0.0, 0.25, 0.5, 0.75, 1.0)
+    return ReliabilityChart(
+        frame,
+        tuple(Dot(frame.x(s), frame.y(m), round(3 + 6 * math.sqrt(n / most), 1)) for s, m, n in shown),
+        tuple(Tick(frame.x(q), f"{q:g}") for q in quarters),
+        tuple(Tick(frame.y(q), f"{q:g}") for q in quarters),
+        f"The largest gap between predicted and observed is {figures.percent(worst)}.",
+    )
+
+
+# --- bars that stretch with the page --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Percentages of the width: where the limit, the value and its bounds lie; None where there is none."""
+
+    limit: float | None
+    value: float | None
+    low: float
+    high: float
+    first: str
+    last: str
+
+
+def _position(value: float, start: float, end: float) -> float:
+    return round(100 * min(1.0, max(0.0, (value - start) / (end - start))), 2)
+
+
+def scale(rule: Rule) -> Scale | None:
+    """A rule's measured bounds beside its limit; None when there is nothing to draw."""
+    known = [number for number in (rule.value, rule.low, rule.high) if number is not None]
+    if rule.limit is None or not known:
+        return None
+    kind = figures.unit(rule.metric)
+    # Guessing gives one half for these two: an axis from zero would waste half the room on the impossible.
+    start = 0.5 if rule.metric.endswith(("accuracy", "auc")) else 0.0
+    start = min(start, *known, rule.limit)
+    end = max(*known, rule.limit)
+    end = start + (end - start) * 1.15 if end > start else start + 1.0
+    low, high = (known[0] if bound is None else bound for bound in (rule.low, rule.high))
+    return Scale(
+        _position(rule.limit, start, end),
+        None if rule.value is None else _position(rule.value, start, end),
+        _position(low, start, end),
+        _position(high, start, end),
+        figures.amount(start, kind),
+        figures.amount(end, kind),
+    )
+
+
+def accuracy_bar(attack: Attack) -> Scale | None:
+    """An attack's balanced accuracy between 40 % and 100 %."""
+    if attack.metrics is None or attack.metrics.accuracy.value is None:
+        return None
+    measured = attack.metrics.accuracy
+    value = attack.metrics.accuracy.value
+    low, high = (value if bound is None else bound for bound in (measured.low, measured.high))
+    return Scale(
+        _position(0.5, 0.4, 1.0),
+        _position(value, 0.4, 1.0),
+        _position(low, 0.4, 1.0),
+        _position(high, 0.4, 1.0),
+        "40%",
+        "100%",
+    )

@@ -1,0 +1,36 @@
+"""report.md: the summary that a CI system shows beside a run."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from privacy_gate.reports import figures, report_format
+from privacy_gate.reports.document import Report
+from privacy_gate.reports.templating import context, environment
+
+# As entities where a parser of logs (`::command`, `##vso[`), a table (`|`) or a mention (`@`) reads the raw text.
+_ENTITIES = {ord(c): f"&#{ord(c)};" for c in "&<>|#@`"}
+_MARKS = re.compile(r"([\\*\[\]{}~$!])")
+_EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+_LINKS = re.compile(r"(?i)\b(https?|ftp|mailto|www)(?=[:.])")
+
+
+def escape(text: str) -> str:
+    """The text as plain Markdown in one line: no markup, tables, links, mentions, HTML or workflow commands."""
+    line = " ".join(figures.clean(text).split())
+    line = _MARKS.sub(r"\\\1", line.translate(_ENTITIES))
+    line = _EDGE_UNDERSCORE.sub(r"\\_", line)
+    line = line.replace("::", "&#58;&#58;")
+    return _LINKS.sub(lambda match: f"{match[1][:-1]}&#{ord(match[1][-1])};", line)
+
+
+def _printed(value: Any) -> Any:
+    return figures.DASH if value is None else escape(str(value))
+
+
+@report_format("markdown", suffix=".md")
+def render(report: Report) -> str:
+    """Verdict, rules, strongest attacks and where the report is."""
+    text = environment(autoescape=False, finalize=_printed).get_template("report.md.j2").render(**context(report))
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"

@@ -1,0 +1,47 @@
+"""Models that were not trained on a record cannot know whether the target was: if they seem to, the sets differ."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from privacy_gate import metrics
+from privacy_gate.datamodel import Finding, Invalidates
+from privacy_gate.validity import Circumstances, check
+from privacy_gate.validity.bounds import Effect, corrected_alpha, limit
+
+LIMIT = 0.05
+SIGNAL = "logit_confidence"
+
+
+@check(id="out_model_placebo", title="OUT models cannot tell members", invalidates=Invalidates.BOTH)
+def out_model_placebo(c: Circumstances) -> Finding:
+    """AUC of the mean confidence of the models that did not train on a record, between members and non-members.
+
+    Two-sided: easier members invent leakage, harder members mask it (methods.md 3.11).
+    """
+    name, takes = "out_model_placebo", Invalidates.BOTH
+    member, answers = c.observations.reference_member, c.observations.references.get(SIGNAL)
+    if member is None or answers is None:
+        return Finding(name, "not_applicable", takes, None, "there are no reference models")
+    out = ~member
+    known = out.any(axis=0)
+    sides = c.audit.member[known]
+    if not sides.any() or sides.all():
+        return Finding(name, "not_applicable", takes, None, "no records that some reference model did not train on")
+    scores = np.where(out, answers, 0.0).sum(axis=0)[known] / out.sum(axis=0)[known]
+    auc = metrics.auc(np.asarray(scores, dtype=np.float64), sides, c.audit.persons[known])
+    each = corrected_alpha(c) / 2
+    effect = Effect(
+        abs(auc.value - 0.5),
+        max(auc.lower(each) - 0.5, 0.5 - auc.upper(each)),
+        max(auc.upper(c.alpha) - 0.5, 0.5 - auc.lower(c.alpha)),
+    )
+    most = limit(c, name, LIMIT)
+    status = effect.against(most)
+    direction = "easier" if auc.value > 0.5 else "harder"
+    reason = f"AUC {auc.value:.3f} of models that were trained on neither side (at most {effect.high:.3f} from 0.5)"
+    if status == "fail":
+        reason += (
+            f": members are {direction} than non-members for any model, so the sets differ in more than membership"
+        )
+    return Finding(name, status, takes, auc.value, reason)

@@ -1,0 +1,88 @@
+"""Shadows that behave unlike the target calibrate the attacks for another model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.stats import t as student
+
+from privacy_gate.datamodel import Bools, Finding, Floats, Invalidates
+from privacy_gate.validity import Circumstances, check
+from privacy_gate.validity.bounds import Effect, clustered_variance, corrected_alpha, limit
+
+POINTS = 0.03
+SIZE = 0.10
+FEW = 4
+
+
+def difference(c: Circumstances, alpha: float, *, members: bool) -> tuple[float, float]:
+    """(accuracy of the target minus that of the shadows, its one-sided margin at `alpha`), on members or on others.
+
+    The shadows' accuracy is taken on records that were in (out of) their training sets. Its error has two parts that do
+    not shrink together: the records that all shadows share, and the training of each shadow, known from their spread.
+    NaN margins where there is nothing to compare.
+    """
+    assert c.shadow_correct is not None
+    assert c.observations.reference_member is not None
+    side = c.audit.member if members else ~c.audit.member
+    used: Bools = c.observations.reference_member if members else ~c.observations.reference_member
+    has = used.sum(axis=1) > 0
+    seen = used.sum(axis=0) > 0
+    if not side.any() or has.sum() < 2 or not seen.any():
+        return math.nan, math.nan
+    target = c.target_correct[side].astype(np.float64)
+    per_shadow = (c.shadow_correct & used).sum(axis=1)[has] / used.sum(axis=1)[has]
+    per_record: Floats = ((c.shadow_correct & used).sum(axis=0) / np.maximum(used.sum(axis=0), 1))[seen]
+    variance = (
+        clustered_variance(target, c.audit.persons[side])
+        + clustered_variance(per_record, c.audit.persons[seen])
+        + float(per_shadow.var(ddof=1)) / len(per_shadow)
+    )
+    margin = float(student.isf(alpha, len(per_shadow) - 1)) * math.sqrt(variance)
+    return float(target.mean() - per_shadow.mean()), margin
+
+
+@check(id="shadow_fidelity", title="shadows behave like the target", invalidates=Invalidates.PASS)
+def shadow_fidelity(c: Circumstances) -> Finding:
+    """Accuracy on training and on other records within 3 points of the target's, training size within 10 %."""
+    name, takes = "shadow_fidelity", Invalidates.PASS
+    if c.shadow_correct is None or c.observations.reference_member is None or len(c.shadow_correct) == 0:
+        return Finding(name, "not_applicable", takes, None, "there are no shadows that answered the audited records")
+    size = _size(c)
+    if size is not None and abs(size - 1) > limit(c, "shadow_fidelity.size", SIZE):
+        reason = f"shadows were trained on {100 * size:.0f} % of the target's {c.train_size:,} records"
+        return Finding(name, "fail", takes, size - 1, reason)
+    most = limit(c, name, POINTS)
+    # Four one-sided questions: on either kind of record the target may be better or worse.
+    effects = [_effect(c, members=members) for members in (True, False)]
+    known = [effect for effect in effects if not math.isnan(effect.value)]
+    if not known:
+        return Finding(name, "warn", takes, None, "fewer than two shadows: their behaviour cannot be compared")
+    worst = max(known, key=lambda effect: (effect.low > most, effect.high))
+    statuses = {effect.against(most) for effect in known}
+    reason = "; ".join(
+        f"on {what} the target's accuracy differs by {100 * effect.value:.1f} points (at most {100 * effect.high:.1f})"
+        for what, effect in zip(("training records", "other records"), effects, strict=True)
+        if not math.isnan(effect.value)
+    )
+    if "fail" in statuses:
+        return Finding(name, "fail", takes, worst.value, f"{reason}; proven to be above {100 * most:g} points")
+    if len(c.shadow_correct) < FEW:
+        return Finding(
+            name, "warn", takes, worst.value, f"{reason}; {len(c.shadow_correct)} shadows are too few to tell"
+        )
+    return Finding(name, "warn" if "warn" in statuses else "pass", takes, worst.value, reason)
+
+
+def _effect(c: Circumstances, *, members: bool) -> Effect:
+    value, corrected = difference(c, corrected_alpha(c) / 4, members=members)
+    _, plain = difference(c, c.alpha, members=members)
+    return Effect(abs(value), abs(value) - corrected, abs(value) + plain)
+
+
+def _size(c: Circumstances) -> float | None:
+    """Mean training size of the shadows as a share of the target's; None where it is not known."""
+    if c.plan is None or c.plan.kind == "loaded" or c.train_size <= 0 or len(c.plan.member) == 0:
+        return None
+    return float(c.plan.member.sum(axis=1).mean()) / c.train_size

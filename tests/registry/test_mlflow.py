@@ -1,0 +1,333 @@
+"""What is MLflow's own: resolution, noise, errors, write-back."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from privacy_gate.errors import RegistryUnreachable, UsageError
+from privacy_gate.registry import RecordedReport, open_registry
+from privacy_gate.registry.mlflow import _named, check_uri, redact
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def unconfigured(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+
+
+@contextmanager
+def answering(status: int, body: bytes = b"{}"):
+    """A server that answers every request the same."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def _answer(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_PATCH = do_PUT = _answer
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+# --- which registry ---
+
+
+def test_nothing_configured_is_refused_and_creates_nothing(unconfigured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no MLflow registry is configured"):
+        open_registry(None, None)
+    with pytest.raises(UsageError, match="no MLflow registry is configured"):
+        open_registry(None, None, "models:/churn/1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_folder_alone_needs_no_configuration(unconfigured, embedded, tmp_path):
+    folder = embedded.registry.resolve("models:/churn/1", tmp_path).snapshot
+    registry = open_registry(None, None, str(folder))
+    candidate = registry.resolve(str(folder), tmp_path)
+    assert candidate.digest == embedded.registry.resolve("models:/churn/1", tmp_path).digest
+    recorded = registry.record(candidate, RecordedReport("pass", candidate.digest, "p" * 64))
+    assert recorded.run_id is None
+    assert "not recorded" in recorded.warnings[0]
+
+
+def test_a_folder_is_no_record_in_the_registry(embedded, tmp_path):
+    folder = embedded.registry.resolve("models:/churn/1", tmp_path).snapshot
+    candidate = embedded.registry.resolve(str(folder), tmp_path)
+    assert candidate.run_id is None
+    assert candidate.tags == {}
+
+
+def test_the_environment_names_the_registry(embedded, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", embedded.uri)
+    assert open_registry(None, None).resolve("models:/churn/1", tmp_path).version == "1"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", embedded.uri)
+    assert open_registry(None, None).resolve("models:/churn/1", tmp_path).version == "1"
+
+
+def test_two_registries_in_one_process_do_not_mix(embedded, tmp_path):
+    """MLflow's own models:/ resolution asks the process-wide registry, whatever client it was given."""
+    from tests.mlflow_server import embedded_registry
+
+    empty = open_registry(embedded_registry(tmp_path), None)
+    with pytest.raises(UsageError, match="no registered model"):
+        empty.resolve("models:/churn/1", tmp_path / "a")
+    assert embedded.registry.resolve("models:/churn/1", tmp_path / "b").version == "1"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["sqlite:///absent.db", "sqlite://", "sqlite:///empty.db", "sqlite:///text.db", "mlruns", "file:///tmp/mlruns"],
+)
+def test_what_mlflow_would_create_is_refused(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.db").touch()
+    (tmp_path / "text.db").write_text("no database " * 200)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UsageError) as caught:
+        open_registry(uri, None)
+    assert caught.value.exit_code == 2
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_other_uris_are_left_to_mlflow():
+    for uri in ("https://mlflow.example", "databricks", "databricks://profile", "postgresql://u:p@h/db"):
+        check_uri(uri)
+
+
+# --- errors ---
+
+
+def test_a_dead_server_is_unreachable_within_seconds(tmp_path):
+    from tests.mlflow_server import free_port
+
+    registry = open_registry(f"http://someone:secret@127.0.0.1:{free_port()}", None)
+    started = time.monotonic()
+    with pytest.raises(RegistryUnreachable) as caught:
+        registry.resolve("models:/churn/1", tmp_path)
+    assert time.monotonic() - started < 60  # MLflow's own settings would retry for four minutes
+    assert caught.value.exit_code == 3
+    assert "secret" not in str(caught.value)
+    [probe] = registry.ping()
+    assert not probe.ok
+    assert probe.mend
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_missing_read_permission_says_so(status, tmp_path):
+    with answering(status) as uri, pytest.raises(RegistryUnreachable, match="access denied"):
+        open_registry(uri, None).resolve("models:/churn/1", tmp_path)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_missing_write_permission_is_a_warning(status, embedded, tmp_path):
+    candidate = embedded.registry.resolve("models:/churn/1", tmp_path)
+    with answering(status, json.dumps({"error_code": "PERMISSION_DENIED", "message": "no"}).encode()) as uri:
+        recorded = open_registry(uri, None).record(candidate, RecordedReport("pass", candidate.digest, "p" * 64))
+    assert recorded.run_id is None
+    assert "no permission" in recorded.warnings[0]
+
+
+def test_a_read_only_database_is_a_warning(embedded, tmp_path, monkeypatch):
+    candidate = embedded.registry.resolve("models:/churn/1", tmp_path)
+    path = embedded.uri.removeprefix("sqlite:///")
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(open(path, "rb").read())
+    registry = open_registry(f"sqlite:///{copy}", None)
+    registry.resolve("models:/churn/1", tmp_path)
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def freeze(connection, *_):
+        connection.execute("PRAGMA query_only = ON")
+
+    # Root may write to everything; SQLite's own switch refuses with the same words as a read-only file.
+    event.listen(Engine, "checkout", freeze)
+    try:
+        recorded = registry.record(candidate, RecordedReport("pass", candidate.digest, "p" * 64))
+    finally:
+        event.remove(Engine, "checkout", freeze)
+    assert recorded.run_id is None
+    assert "no permission" in recorded.warnings[0]
+
+
+def test_a_server_that_is_gone_at_the_end_raises(embedded, tmp_path):
+    candidate = embedded.registry.resolve("models:/churn/1", tmp_path)
+    with answering(500) as uri, pytest.raises(RegistryUnreachable):
+        open_registry(uri, None).record(candidate, RecordedReport("pass", candidate.digest, "p" * 64))
+
+
+def test_nonsense_from_a_server_is_unreachable(tmp_path):
+    with answering(200, b"<html>login</html>") as uri, pytest.raises(RegistryUnreachable):
+        open_registry(uri, None).resolve("models:/churn/1", tmp_path)
+
+
+def test_redaction_keeps_the_host():
+    assert redact("GET https://user:pw@host:5000/a failed") == "GET https://***@host:5000/a failed"
+    assert redact("https://host/@x") == "https://host/@x"
+
+
+# --- where files are ---
+
+
+@pytest.mark.parametrize("source", ["https://elsewhere.example/model", "ftp://elsewhere.example/model"])
+def test_files_on_an_unconfigured_host_are_refused(embedded, tmp_path, source):
+    import sqlite3
+
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(open(embedded.uri.removeprefix("sqlite:///"), "rb").read())
+    with sqlite3.connect(copy) as base:
+        base.execute("UPDATE model_versions SET source = ?, storage_location = ?", (source, source))
+    base.close()
+    with pytest.raises(UsageError, match="a host that is not configured"):
+        open_registry(f"sqlite:///{copy}", None).resolve("models:/churn/1", tmp_path)
+
+
+def test_a_version_whose_files_are_gone_is_named(embedded, tmp_path):
+    import sqlite3
+
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(open(embedded.uri.removeprefix("sqlite:///"), "rb").read())
+    with sqlite3.connect(copy) as base:
+        base.execute("UPDATE model_versions SET storage_location = ?", (str(tmp_path / "gone"),))
+    base.close()
+    with pytest.raises(UsageError, match="should be at"):
+        open_registry(f"sqlite:///{copy}", None).resolve("models:/churn/1", tmp_path)
+
+
+def test_a_source_that_leads_in_circles_ends(embedded, tmp_path):
+    import sqlite3
+
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(open(embedded.uri.removeprefix("sqlite:///"), "rb").read())
+    with sqlite3.connect(copy) as base:
+        base.execute("UPDATE model_versions SET storage_location = 'models:/churn/1'")
+    base.close()
+    with pytest.raises(UsageError):
+        open_registry(f"sqlite:///{copy}", None).resolve("models:/churn/1", tmp_path)
+
+
+# --- what a real MLflow knows ---
+
+
+@pytest.fixture(params=["embedded", pytest.param("server", marks=[pytest.mark.server, pytest.mark.slow])])
+def real(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_the_training_run_is_read(real, tmp_path):
+    candidate = real.registry.resolve("models:/churn/1", tmp_path)
+    assert candidate.run_id == real.run
+    assert candidate.params["depth"] == "3"
+    [hint] = candidate.datasets
+    assert (hint.name, hint.context) == ("train set", "training")
+    assert candidate.model_id is not None
+    assert candidate.model_id.startswith("m-")
+    same = real.registry.resolve(f"models:/{candidate.model_id}", tmp_path)
+    assert same.digest == candidate.digest
+    assert same.run_id == real.run
+    assert real.registry.resolve("models:/churn-copy/1", tmp_path).model_id == candidate.model_id
+
+
+def test_evidence_can_be_read_in_mlflow(real, tmp_path):
+    import mlflow
+
+    files = [tmp_path / "report.json", tmp_path / "report.html"]
+    for file in files:
+        file.write_text("{}")
+    candidate = real.registry.resolve("models:/churn/2", tmp_path)
+    report = RecordedReport(
+        "pass",
+        candidate.digest,
+        "p" * 64,
+        params={"policy": "standard", "tpr@fpr=0.1%": "x"},
+        metrics={"tpr@fpr=0.1%": 0.25, "never": float("inf")},
+        files=files,
+        note="**passed**",
+    )
+    recorded = real.registry.record(candidate, report)
+    client = mlflow.MlflowClient(real.uri)
+    run = client.get_run(recorded.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"tpr_fpr_0.1_": 0.25}
+    assert run.data.params == {"policy": "standard", "tpr_fpr_0.1_": "x"}
+    assert run.data.tags["mlflow.note.content"] == "**passed**"
+    assert client.get_experiment(run.info.experiment_id).name == "privacy-gate"
+    assert sorted(a.path for a in client.list_artifacts(recorded.run_id, "privacy-gate")) == [
+        "privacy-gate/report.html",
+        "privacy-gate/report.json",
+    ]
+    logged = client.get_logged_model(candidate.model_id)
+    assert [m.value for m in logged.metrics if m.key == "tpr_fpr_0.1_"] == [0.25]
+
+
+def test_evidence_lies_beside_the_other_artifacts(embedded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    candidate = embedded.registry.resolve("models:/churn/2", tmp_path / "w")
+    file = tmp_path / "report.json"
+    file.write_text("{}")
+    embedded.registry.record(candidate, RecordedReport("pass", candidate.digest, "p" * 64, files=(file,)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.json", "w"], "an mlruns folder appeared"
+
+
+def test_names_become_what_mlflow_allows():
+    assert _named({"a@b": 1, "a=b": 2, "../../x": 3, "/": 4, "é": 5}) == {
+        "a_b": 1,
+        "a_b_2": 2,
+        "x": 3,
+        "_": 4,
+        "__2": 5,
+    }
+
+
+_QUIET = """
+import sys
+from pathlib import Path
+from privacy_gate.registry import RecordedReport, open_registry
+registry = open_registry(sys.argv[1], None)
+candidate = registry.resolve("models:/churn@candidate", Path(sys.argv[2]))
+assert registry.record(candidate, RecordedReport("pass", candidate.digest, "p" * 64)).run_id
+try:
+    registry.resolve("models:/churn/99", Path(sys.argv[2]))
+except Exception as error:
+    assert type(error).__name__ == "CandidateNotFound"
+"""
+
+
+def test_mlflow_writes_nothing_to_stdout_or_stderr(real, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", _QUIET, real.uri, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    noise = [line for line in done.stderr.splitlines() if "Warning" not in line and not line.startswith("  ")]
+    assert noise == []

@@ -1,0 +1,235 @@
+"""URIs, copies, digests, and what an MLmodel file tells."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+
+import pytest
+import yaml
+
+from privacy_gate.errors import CandidateNotFound, UnsupportedModel, UsageError
+from privacy_gate.registry import snapshot as s
+
+
+def folder(tmp_path, flavors, files=(), **more):
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "MLmodel").write_text(yaml.safe_dump({"flavors": flavors, **more}))
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+# --- URIs ---
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("models:/a/7", s.Version("a", "7")),
+        ("models:/a/007", s.Version("a", "7")),
+        ("models:/a/latest", s.Version("a", None)),
+        ("models:/a/Latest", s.Version("a", None)),
+        ("models:/a@b", s.Alias("a", "b")),
+        ("models:/a@b@c", s.Alias("a@b", "c")),
+        ("models:/a b@c", s.Alias("a b", "c")),
+        ("models:/a", s.Bare("a")),
+        ("models:/m-" + "0a" * 16, s.Logged("m-" + "0a" * 16)),
+        ("models:/m-short", s.Bare("m-short")),
+        ("runs:/abc/model", s.RunArtifact("abc", "model")),
+        ("runs:/abc/a/b.npz", s.RunArtifact("abc", "a/b.npz")),
+        ("models", s.Folder(s.Path("models"))),
+        ("./a:b", s.Folder(s.Path("a:b"))),
+        ("file:///a%20b", s.Folder(s.Path("/a b"))),
+    ],
+)
+def test_uris_name_what_they_should(uri, address):
+    assert s.parse(uri) == address
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "models:/a/b/c",
+        "models:/",
+        "models://host/a/1",
+        "models:a",
+        "models:/a@",
+        "models:/@a",
+        "runs:/a",
+        "runs:/a/../b",
+    ]
+    + ["s3://bucket/model", "runs:/a//etc/passwd", "models:/a/²", "models:/a/Staging"],
+)
+def test_other_uris_are_refused(uri):
+    with pytest.raises(UsageError):
+        s.parse(uri)
+
+
+def test_a_hostile_uri_is_shown_harmlessly():
+    with pytest.raises(UsageError) as caught:
+        s.parse("models:/\x1b[31ma/b/c\n::error::x")
+    assert "\x1b" not in str(caught.value)
+    assert "\n::error" not in str(caught.value)
+
+
+# --- copies and digests ---
+
+
+def test_the_digest_is_the_documented_one(tmp_path):
+    root = folder(tmp_path, {"sklearn": {}}, ["b", "a/c", "a-c", "registered_model_meta"])
+    expected = hashlib.sha256()
+    for name in sorted(["MLmodel", "b", "a/c", "a-c"]):
+        expected.update(name.encode() + b"\0" + hashlib.sha256((root / name).read_bytes()).digest())
+    assert s.digest(root) == expected.hexdigest()
+
+
+def test_the_digest_sees_names_and_bytes_only(tmp_path):
+    root = folder(tmp_path, {"sklearn": {}}, ["a", "b"])
+    before = s.digest(root)
+    (root / "registered_model_meta").write_text("model_name: x")
+    os.utime(root / "a", (0, 0))
+    assert s.digest(root) == before
+    (root / "a").rename(root / "c")
+    assert s.digest(root) != before
+
+
+def test_links_inside_are_followed_and_links_outside_refused(tmp_path):
+    root = folder(tmp_path, {"sklearn": {}}, ["data/a"])
+    (root / "link").symlink_to("data/a")
+    (root / "tree").symlink_to("data")
+    (tmp_path / "copy").mkdir()
+    s.copy(root, tmp_path / "copy")
+    assert (tmp_path / "copy/link").read_bytes() == (tmp_path / "copy/tree/a").read_bytes() == b"data/a"
+    assert not any(p.is_symlink() for p in (tmp_path / "copy").rglob("*"))
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "copy").rglob("*") if p.is_dir()} == {0o700}
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../secret", "/etc", "..", "data/../../secret"])
+def test_a_link_that_leads_out_is_refused(tmp_path, target):
+    (tmp_path / "secret").write_text("s")
+    root = folder(tmp_path, {"sklearn": {}}, ["data/a"])
+    (root / "data" / "link").symlink_to(target if target.startswith("/") else "../" + target)
+    with pytest.raises(UsageError, match="leads out of the model's folder"):
+        s.take_local(root, "m", tmp_path / "into")
+
+
+def test_a_link_that_leads_back_and_a_pipe_are_refused(tmp_path):
+    root = folder(tmp_path, {"sklearn": {}}, ["data/a"])
+    (root / "data/loop").symlink_to("..")
+    with pytest.raises(UsageError, match="leads back to itself"):
+        s.take_local(root, "m", tmp_path / "into")
+    (root / "data/loop").unlink()
+    os.mkfifo(root / "data/pipe")
+    with pytest.raises(UsageError, match="neither a file nor a folder"):
+        s.take_local(root, "m", tmp_path / "into")
+
+
+def test_a_download_with_a_link_is_refused(tmp_path):
+    root = folder(tmp_path, {"sklearn": {}}, ["a"])
+    s.make_private(root)
+    (root / "b").symlink_to("a")
+    with pytest.raises(UsageError, match="a link in a download"):
+        s.make_private(root)
+
+
+# --- MLmodel ---
+
+
+@pytest.mark.parametrize(
+    ("flavors", "named"),
+    [
+        ({"openai": {}, "python_function": {}}, "openai"),
+        ({"langchain": {}, "python_function": {}}, "langchain"),
+        ({"llama_index": {}, "python_function": {}}, "llama_index"),
+        ({"sentence_transformers": {}, "python_function": {}}, "sentence_transformers"),
+        ({"transformers": {"task": "text-generation"}, "python_function": {}}, "text-generation"),
+        ({"prophet": {}, "python_function": {}}, "prophet"),
+        ({"pmdarima": {}, "python_function": {}}, "pmdarima"),
+        ({"diviner": {}, "python_function": {}}, "diviner"),
+        ({"statsmodels": {}, "python_function": {}}, "statsmodels"),
+        ({"crate": {}}, "crate"),
+        ({"spark": {}}, "spark"),
+        ({"lightgbm": {"model_class": "lightgbm.sklearn.LGBMRegressor"}}, "LGBMRegressor"),
+        ({"xgboost": {"model_class": "xgboost.sklearn.XGBRanker"}}, "XGBRanker"),
+    ],
+)
+def test_other_kinds_of_model_are_refused_by_name_before_a_copy_is_made(tmp_path, flavors, named):
+    root = folder(tmp_path, flavors)
+    with pytest.raises(UnsupportedModel, match=named) as caught:
+        s.take_local(root, "models:/x/1", tmp_path / "into")
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "into").exists()
+
+
+def test_a_chat_model_behind_pyfunc_is_refused(tmp_path):
+    root = folder(tmp_path, {"python_function": {}}, metadata={"task": "llm/v1/chat"})
+    with pytest.raises(UnsupportedModel, match="llm/v1/chat"):
+        s.take_local(root, "m", tmp_path / "into")
+
+
+def test_classifiers_are_not_refused(tmp_path):
+    for n, flavors in enumerate(
+        [
+            {"sklearn": {}},
+            {"python_function": {}},
+            {"transformers": {"task": "text-classification"}, "python_function": {}},
+            {"lightgbm": {"model_class": "lightgbm.sklearn.LGBMClassifier"}},
+        ]
+    ):
+        (tmp_path / str(n)).mkdir()
+        s.take_local(folder(tmp_path / str(n), flavors), "m", tmp_path / "into")
+
+
+@pytest.mark.parametrize(
+    ("flavors", "flavor"),
+    [
+        ({"python_function": {}, "sklearn": {}}, "sklearn"),
+        ({"python_function": {}, "pytorch": {}}, "pytorch"),
+        ({"python_function": {}, "lightgbm": {}}, "lightgbm"),
+        ({"python_function": {}, "xgboost": {}}, "xgboost"),
+        ({"python_function": {}, "onnx": {}}, "pyfunc"),
+    ],
+)
+def test_the_native_flavor_comes_first(flavors, flavor):
+    assert s.flavor_of({"flavors": flavors}) == flavor
+
+
+PT2 = {"pytorch": {"model_data": "data", "code": None}, "python_function": {"loader_module": "mlflow.pytorch"}}
+
+
+@pytest.mark.parametrize(
+    ("flavors", "files", "executes"),
+    [
+        (PT2, ["data/model.pt2"], False),
+        ({"lightgbm": {"data": "model.lgb"}}, ["model.lgb"], False),
+        ({"xgboost": {"data": "model.ubj"}}, ["model.ubj", "requirements.txt", "registered_model_meta"], False),
+        (PT2, ["data/model.pth"], True),
+        (PT2, ["data/model.pt2", "data/model.pth"], True),
+        (PT2, ["data/model.pt2", "code/sympy.py"], True),
+        (PT2, ["data/model.pt2", "deeper/MLmodel"], True),
+        ({**PT2, "pytorch": {"code": "code"}}, ["data/model.pt2"], True),
+        ({"pytorch": {}, "python_function": {"loader_module": "loader"}}, ["data/model.pt2"], True),
+        ({"python_function": {"loader_module": "mlflow.pyfunc.model"}}, ["data/model.pt2"], True),
+        ({"pytorch": {"model_code_path": "model.py"}}, ["data/model.pt2"], True),
+        ({"pytorch": {"model_data": "../outside"}}, ["data/model.pt2"], True),
+        ({"pytorch": {"model_data": "/etc/x"}}, ["data/model.pt2"], True),
+        ({"sklearn": {"pickled_model": "model.skops"}}, ["model.skops"], True),
+        ({"sklearn": {"pickled_model": "model.pkl"}}, ["model.pkl"], True),
+    ],
+)
+def test_code_is_recognised_without_loading(tmp_path, flavors, files, executes):
+    root = folder(tmp_path, flavors, files)
+    assert s.executes_code(s.read_mlmodel(root), root) is executes
+
+
+def test_a_broken_mlmodel_is_an_error(tmp_path):
+    with pytest.raises(CandidateNotFound, match="no MLflow model there"):
+        s.read_mlmodel(tmp_path)
+    for text in ("- a", "flavors: 3", "{", "!!python/object/apply:os.system [id]"):
+        (tmp_path / "MLmodel").write_text(text)
+        with pytest.raises(UsageError):
+            s.read_mlmodel(tmp_path)

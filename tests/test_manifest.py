@@ -1,0 +1,206 @@
+"""The data manifest: roles, persons, removals, and what bad files get."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from privacy_gate.datamodel import Role
+from privacy_gate.errors import DataError, NotEvaluable
+from privacy_gate.features import is_frame
+from privacy_gate.manifest import DUPLICATES, SHARED_PERSONS, Dataset, audit, class_order, encode, load
+from privacy_gate.request import DataManifest
+from privacy_gate.storage import sha256_of_file
+
+
+def refuse(uri: str) -> Path:
+    raise AssertionError(f"nothing is to be fetched, got {uri}")
+
+
+def table(n: int, start: int = 0, persons: int | None = None, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng([seed, start])
+    return pd.DataFrame(
+        {
+            "age": rng.normal(size=n),
+            "town": rng.choice(["a", "b"], n),
+            "y": np.arange(n) % 2,
+            "who": start + np.arange(n) // (1 if persons is None else n // persons),
+        }
+    )
+
+
+def csv(folder: Path, **sets: pd.DataFrame) -> dict[str, Any]:
+    for name, frame in sets.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    return {name: f"{name}.csv" for name in sets}
+
+
+def read(folder: Path, **manifest: Any) -> Dataset:
+    return load(DataManifest.model_validate(manifest), folder, refuse)
+
+
+def test_members_come_first_and_only_features_are_left(tmp_path: Path) -> None:
+    files = csv(tmp_path, members=table(30), nonmembers=table(20, 1000))
+    data = read(tmp_path, **files, person="who")
+    assert (data.members, data.nonmembers, data.population) == (30, 20, 0)
+    assert is_frame(data.features) and list(data.features.columns) == ["age", "town"]  # type: ignore[union-attr]
+    assert data.role_mask(Role.MEMBERS).tolist() == [True] * 30 + [False] * 20
+    assert data.train_size == 30
+
+
+def test_npz_and_csv_of_the_same_records_agree(tmp_path: Path) -> None:
+    members, nonmembers = table(30), table(20, 1000)
+    files = csv(tmp_path, members=members, nonmembers=nonmembers)
+    for name, frame in (("members", members), ("nonmembers", nonmembers)):
+        np.savez(tmp_path / f"{name}.npz", x=frame[["age"]].to_numpy(), y=frame.y.to_numpy(), who=frame.who.to_numpy())
+    a = read(tmp_path, **files, person="who", features=["age"])
+    b = read(tmp_path, members="members.npz", nonmembers="nonmembers.npz", person="who")
+    np.testing.assert_allclose(np.asarray(a.features), np.asarray(b.features))
+    np.testing.assert_array_equal(a.persons, b.persons)
+    np.testing.assert_array_equal(a.raw_labels, b.raw_labels)
+
+
+def test_nonmembers_of_member_persons_are_removed_and_counted(tmp_path: Path) -> None:
+    nonmembers = table(20, 1000)
+    nonmembers.loc[:4, "who"] = 3
+    data = read(tmp_path, **csv(tmp_path, members=table(30), nonmembers=nonmembers), person="who")
+    assert data.nonmembers == 15
+    assert data.removed == {SHARED_PERSONS: 5}
+
+
+def test_seen_records_are_neither_member_nor_nonmember(tmp_path: Path) -> None:
+    nonmembers = table(20, 1000)
+    seen = nonmembers.iloc[:6].copy()
+    by_record = read(tmp_path, **csv(tmp_path, members=table(30), nonmembers=nonmembers, seen=seen), drop=["who"])
+    assert by_record.nonmembers == 14 and by_record.seen == 6
+    by_person = read(tmp_path, **csv(tmp_path, members=table(30), nonmembers=nonmembers, seen=seen), person="who")
+    assert by_person.nonmembers == 14
+    assert len(by_person.raw_labels) == 44
+
+
+def test_exact_duplicates_across_sets_leave_both(tmp_path: Path) -> None:
+    members, nonmembers = table(30), table(20, 1000)
+    nonmembers.loc[:2, ["age", "town", "y"]] = members.loc[:2, ["age", "town", "y"]].to_numpy()
+    data = read(tmp_path, **csv(tmp_path, members=members, nonmembers=nonmembers), drop=["who"])
+    assert (data.members, data.nonmembers, data.candidates) == (27, 17, 50)
+    assert data.removed == {DUPLICATES: 6}
+
+
+def test_same_features_with_another_label_are_no_duplicate(tmp_path: Path) -> None:
+    members, nonmembers = table(30), table(20, 1000)
+    nonmembers.loc[0, ["age", "town"]] = members.loc[0, ["age", "town"]].to_numpy()
+    nonmembers.loc[0, "y"] = 1 - members.loc[0, "y"]
+    data = read(tmp_path, **csv(tmp_path, members=members, nonmembers=nonmembers), drop=["who"])
+    assert data.removed == {}
+
+
+def test_population_never_holds_audited_persons_or_records(tmp_path: Path) -> None:
+    population = pd.concat([table(10, 5000), table(30).iloc[:3]])
+    data = read(
+        tmp_path, **csv(tmp_path, members=table(30), nonmembers=table(20, 1000), population=population), person="who"
+    )
+    assert data.population == 10
+
+
+def test_a_changed_file_is_refused_by_its_sha256(tmp_path: Path) -> None:
+    files = csv(tmp_path, members=table(30), nonmembers=table(20, 1000))
+    good = sha256_of_file(tmp_path / "members.csv")
+    manifest = {**files, "members": {"path": "members.csv", "sha256": good}, "person": "who"}
+    assert read(tmp_path, **manifest).members == 30
+    (tmp_path / "members.csv").write_text((tmp_path / "members.csv").read_text() + "\n")
+    with pytest.raises(DataError, match="sha256"):
+        read(tmp_path, **manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "income"}, "no label column 'income'"),
+        ({"person": "pid"}, "no person column 'pid'"),
+        ({"drop": ["zip"]}, "no dropped column 'zip'"),
+        ({"features": ["age", "zip"]}, "no feature column 'zip'"),
+        ({"members": "nowhere.csv"}, "no such file"),
+        ({"members": "members.txt"}, "unknown kind of file"),
+    ],
+)
+def test_what_the_manifest_names_must_exist(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    files = csv(tmp_path, members=table(30), nonmembers=table(20, 1000))
+    (tmp_path / "members.txt").write_text("x")
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, **{**files, "drop": ["who"], **change})
+
+
+def test_infinite_and_missing_values_name_their_column(tmp_path: Path) -> None:
+    members = table(30)
+    members.loc[3, "age"] = np.inf
+    with pytest.raises(DataError, match="feature 'age' has 1 infinite"):
+        read(tmp_path, **csv(tmp_path, members=members, nonmembers=table(20, 1000)), person="who")
+    members.loc[3, "age"] = np.nan
+    files = csv(tmp_path, members=members, nonmembers=table(20, 1000))
+    with pytest.raises(DataError, match="feature 'age' has 1 missing"):
+        read(tmp_path, **files, person="who")
+    assert read(tmp_path, **files, person="who", missing="allow").members == 30
+
+
+def test_a_truncated_npz_and_one_with_objects_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", x=np.zeros((4, 2)), y=np.zeros(4, int))
+    (tmp_path / "n.npz").write_bytes((tmp_path / "m.npz").read_bytes()[:100])
+    with pytest.raises(DataError, match=r"not a readable \.npz"):
+        read(tmp_path, members="m.npz", nonmembers="n.npz")
+    np.savez(tmp_path / "n.npz", x=np.array([[{"a": 1}]], dtype=object), y=np.zeros(1, int))
+    with pytest.raises(DataError, match=r"not a readable \.npz"):
+        read(tmp_path, members="m.npz", nonmembers="n.npz")
+
+
+def test_columns_must_agree_across_sets(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="differ in their feature columns: age"):
+        read(
+            tmp_path,
+            **csv(tmp_path, members=table(30), nonmembers=table(20, 1000).drop(columns="age")),
+            person="who",
+        )
+
+
+def test_an_empty_side_is_not_evaluable(tmp_path: Path) -> None:
+    with pytest.raises(NotEvaluable, match="there are no nonmembers"):
+        read(tmp_path, **csv(tmp_path, members=table(30), nonmembers=table(20, 1000).iloc[:0]), person="who")
+    same = table(30)
+    with pytest.raises(NotEvaluable, match="no nonmembers are left"):
+        read(tmp_path, **csv(tmp_path, members=same, nonmembers=same), person="who")
+
+
+def test_labels_follow_the_models_class_order() -> None:
+    raw = np.array(["no", "yes", "no"], dtype=object)
+    assert encode(raw, class_order(("yes", "no"), None, 2)).tolist() == [1, 0, 1]
+    assert encode(np.array([0.0, 1.0]), class_order(None, None, 2)).tolist() == [0, 1]
+    assert encode(np.array([True, False]), (0, 1)).tolist() == [1, 0]
+    with pytest.raises(DataError, match="1 labels are out of range: 7"):
+        encode(np.array([0, 7]), (0, 1))
+    with pytest.raises(DataError, match="3 classes are declared"):
+        class_order(None, [0, 1, 2], 2)
+
+
+def test_a_class_without_nonmembers_is_not_evaluable(tmp_path: Path) -> None:
+    nonmembers = table(20, 1000)
+    nonmembers["y"] = 0
+    data = read(tmp_path, **csv(tmp_path, members=table(30), nonmembers=nonmembers), person="who")
+    with pytest.raises(NotEvaluable, match="class 1 has no non-members"):
+        audit(data, encode(data.raw_labels, (0, 1)), (0, 1))
+
+
+def test_too_few_persons_are_counted_as_persons(tmp_path: Path) -> None:
+    files = csv(tmp_path, members=table(30, persons=5), nonmembers=table(20, 1000))
+    data = read(tmp_path, **files, person="who")
+    with pytest.raises(NotEvaluable, match="5 persons among the members are too few"):
+        audit(data, encode(data.raw_labels, (0, 1)), (0, 1))
+
+
+def test_the_digest_follows_the_content(tmp_path: Path) -> None:
+    files = csv(tmp_path, members=table(30), nonmembers=table(20, 1000))
+    first = read(tmp_path, **files, person="who").digest
+    assert read(tmp_path, **files, person="who").digest == first
+    changed = table(20, 1000)
+    changed.loc[7, "age"] += 1e-9
+    assert read(tmp_path, **csv(tmp_path, members=table(30), nonmembers=changed), person="who").digest != first

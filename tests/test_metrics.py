@@ -1,0 +1,666 @@
+"""Numbers and their bounds: against hand computations, brute force, and simulations with known truth."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from privacy_gate import metrics
+from privacy_gate.errors import EvaluationFailed, NotEvaluable
+
+ALPHAS = (1e-12, 1e-6, 0.001, 0.05, 0.3, 0.5, 0.7, 0.95, 1 - 1e-6, 1 - 1e-12)
+
+
+def alone(n: int) -> np.ndarray:
+    """Everybody has one record."""
+    return np.arange(n)
+
+
+def allowed_misses(runs: int, nominal: float) -> int:
+    """More misses than this happen by chance once in 10,000 tests if the bound has its nominal level."""
+    return int(stats.binom.ppf(1 - 1e-4, runs, nominal))
+
+
+@st.composite
+def scored(draw, least=1, most=30):
+    """Scores with many ties and infinities, membership with both sides, persons with several records."""
+    inside, outside = draw(st.integers(least, most)), draw(st.integers(least, most))
+    n = inside + outside
+    values = st.sampled_from([-math.inf, -1.5, -1.0, 0.0, 0.5, 1.0, 2.0, 3.0, math.inf])
+    scores = draw(hnp.arrays(np.float64, n, elements=values))
+    persons = draw(hnp.arrays(np.int64, n, elements=st.integers(0, n - 1)))
+    member = draw(st.permutations([True] * inside + [False] * outside))
+    return scores, np.array(member), persons
+
+
+# --- proportions ----------------------------------------------------------------------------------------------------
+
+
+def test_wilson_by_hand():
+    # 1 of 10 at 95 % two-sided: (0.0179, 0.4042), Wilson 1927 as tabulated.
+    one = metrics.Proportion(0.1, 10)
+    z = 1.959963984540054
+    assert one.wilson(-z) == pytest.approx(0.01787621, abs=1e-7)
+    assert one.wilson(z) == pytest.approx(0.40415003, abs=1e-7)
+
+
+def test_wilson_solves_its_equation():
+    for p, n, z in ((0.0, 7, 1.6), (0.3, 50, 2.5), (0.99, 400, 3.0)):
+        bound = metrics.Proportion(p, n).wilson(z)
+        assert (bound - p) / math.sqrt(bound * (1 - bound) / n) == pytest.approx(z)
+
+
+def test_advantage_reproduces_newcombe_1998():
+    # 56/70 against 48/80: difference 0.2, method 10 gives 0.0524 to 0.3339 (two-sided 95 %).
+    member = np.arange(150) < 70
+    hits = np.zeros(150, dtype=bool)
+    hits[:56] = hits[70:118] = True
+    found = metrics.advantage(hits, member, alone(150))
+    assert found.value == pytest.approx(0.2)
+    assert found.lower(0.025) == pytest.approx(0.0524, abs=5e-5)
+    assert found.upper(0.025) == pytest.approx(0.3339, abs=5e-5)
+    accuracy = metrics.balanced_accuracy(hits, member, alone(150))
+    assert accuracy.value == pytest.approx(0.6)
+    assert accuracy.lower(0.025) == pytest.approx(0.5 + 0.0524 / 2, abs=5e-5)
+    assert metrics.share_excess(56, 70, 48, 80).upper(0.025) == pytest.approx(0.3339, abs=5e-5)
+
+
+def naive_effective_size(hits, persons):
+    """The definition, person by person."""
+    groups = [[bool(h) for h, q in zip(hits, persons, strict=True) if q == p] for p in sorted(set(persons.tolist()))]
+    sums, sizes = [sum(g) for g in groups], [len(g) for g in groups]
+    mean = sum(sizes) / len(sizes)
+    sums, sizes = [*sums, mean, 0.0], [*sizes, mean, mean]
+    n, m = sum(sizes), len(sizes)
+    p = sum(sums) / n
+    robust = m / (m - 1) * sum((s - p * k) ** 2 for s, k in zip(sums, sizes, strict=True)) / n**2
+    return len(hits) / max(1.0, robust / (p * (1 - p) / (n - 1)))
+
+
+@given(scored())
+def test_effective_size_is_its_definition_and_never_above_n(case):
+    scores, _, persons = case
+    found = metrics.effective_size(scores > 0, persons)
+    assert found == pytest.approx(naive_effective_size(scores > 0, persons))
+    assert 0 < found <= len(scores)
+
+
+@given(hnp.arrays(np.bool_, st.integers(2, 60)))
+def test_with_one_record_each_the_interval_is_plain_wilson(hits):
+    assert metrics.effective_size(hits, alone(len(hits))[::-1]) == len(hits)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_copies_of_a_person_are_no_evidence(p):
+    people = np.arange(200) < 200 * p
+    found = metrics.effective_size(np.repeat(people, 10), np.repeat(alone(200), 10))
+    # Exactly n (m + 1) / (s (m + 2) - 1) for m persons of s equal records: between m - 1 and m.
+    assert 199 <= found <= 200
+
+
+def test_independent_records_of_a_person_count_in_full():
+    rng = np.random.default_rng(0)
+    hits, persons = rng.random(20_000) < 0.4, np.repeat(alone(2000), 10)
+    # The design effect is 1 with a standard error of about sqrt(2 / 2000).
+    assert metrics.effective_size(hits, persons) > 20_000 / (1 + 4 * math.sqrt(2 / 2000))
+
+
+@pytest.mark.parametrize(("tpr", "fpr", "n"), [(0.5, 0.5, 100), (0.6, 0.5, 1000), (0.95, 0.9, 50), (0.999, 0.6, 1000)])
+def test_advantage_bounds_hold_at_their_level(tpr, fpr, n):
+    rng, runs, truth = np.random.default_rng(1), 3000, tpr - fpr
+    draws = rng.binomial(n, [tpr, fpr], size=(runs, 2)) / n
+    found = [metrics.Advantage(metrics.Proportion(a, n), metrics.Proportion(b, n)) for a, b in draws]
+    # MOVER is approximate: methods.md 4.2 measured two-sided coverage down to 94.55 %, one-sided 0.5 % to one tail.
+    limit = allowed_misses(runs, 0.055)
+    assert sum(f.lower(0.05) > truth for f in found) <= limit
+    assert sum(f.upper(0.05) < truth for f in found) <= limit
+    # The bounds are not merely wide: together they miss at least half as often as they may.
+    assert sum(f.lower(0.05) > truth or f.upper(0.05) < truth for f in found) >= 0.05 * runs
+
+
+def test_clustered_advantage_bounds_hold_where_record_bounds_do_not():
+    rng, runs, people = np.random.default_rng(2), 800, 120
+    clustered = record = 0
+    for _ in range(runs):
+        sizes = rng.integers(1, 9, people)
+        persons = np.repeat(alone(people), sizes)
+        member = persons < people // 2
+        hits = rng.random(len(persons)) < rng.beta(0.5, 0.5, people)[persons]  # no advantage, alike within a person
+        clustered += metrics.advantage(hits, member, persons).lower(0.05) > 0
+        record += metrics.advantage(hits, member, alone(len(persons))).lower(0.05) > 0
+    assert clustered <= allowed_misses(runs, 0.055)
+    assert record > allowed_misses(runs, 0.1)
+
+
+# --- counts ---------------------------------------------------------------------------------------------------------
+
+
+def test_share_excess_is_never_negative():
+    found = metrics.share_excess(10, 100, 30, 100)
+    assert (found.value, found.lower(0.05)) == (0.0, 0.0)
+    assert found.upper(0.05) == 0.0  # surely below zero
+    assert metrics.share_excess(0, 100, 0, 100).upper(0.05) > 0
+
+
+def test_precision_by_hand():
+    found = metrics.precision(30, 100, 10, 200)
+    assert found.value == pytest.approx(0.30 / 0.35)
+    low = stats.beta.ppf(0.025, 30, 71)
+    high = stats.beta.ppf(0.975, 11, 190)
+    assert found.lower(0.05) == pytest.approx(low / (low + high))
+    assert metrics.precision(30, 100, 10, 200, prior=0.1).value == pytest.approx(0.03 / (0.03 + 0.045))
+
+
+def test_precision_of_nothing_flagged_is_unknown():
+    found = metrics.precision(0, 100, 0, 100)
+    assert math.isnan(found.value)
+    assert (found.lower(0.05), found.upper(0.05)) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("tpr", "fpr"), [(0.02, 0.01), (0.3, 0.1), (0.01, 0.0)])
+def test_precision_bounds_never_err_more_than_alpha(tpr, fpr):
+    rng, runs, truth = np.random.default_rng(3), 2000, tpr / (tpr + fpr)
+    found = [metrics.precision(int(a), 300, int(b), 400) for a, b in rng.binomial([300, 400], [tpr, fpr], (runs, 2))]
+    assert sum(f.lower(0.05) > truth for f in found) <= allowed_misses(runs, 0.05)
+    assert sum(f.upper(0.05) < truth for f in found) <= allowed_misses(runs, 0.05)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (10, 10), (17, 1000)])
+def test_clopper_pearson_inverts_the_binomial(hits, n):
+    low, high = metrics.clopper_pearson_lower(hits, n, 0.05), metrics.clopper_pearson_upper(hits, n, 0.05)
+    assert low == 0.0 if hits == 0 else stats.binom.sf(hits - 1, n, low) == pytest.approx(0.05)
+    assert high == 1.0 if hits == n else stats.binom.cdf(hits, n, high) == pytest.approx(0.05)
+
+
+# --- repeats --------------------------------------------------------------------------------------------------------
+
+
+def test_averaged_takes_the_mean_and_the_widest_repeat():
+    narrow, wide = metrics.share_excess(500, 1000, 100, 1000), metrics.share_excess(30, 100, 10, 100)
+    found = metrics.averaged([narrow, wide])
+    assert found.value == pytest.approx((0.4 + 0.2) / 2)
+    assert found.lower(0.05) == pytest.approx(0.3 - (0.2 - wide.lower(0.05)))
+    assert found.upper(0.05) == pytest.approx(0.3 + (wide.upper(0.05) - 0.2))
+    assert metrics.averaged([narrow] * 3).lower(0.05) == pytest.approx(narrow.lower(0.05))
+
+
+def test_averaged_refuses_what_is_no_repeat_and_keeps_the_unknown():
+    with pytest.raises(NotEvaluable):
+        metrics.averaged([])
+    with pytest.raises(ValueError, match="same measurement"):
+        metrics.averaged([metrics.share_excess(1, 2, 1, 2), metrics.share_excess(1, 2, 1, 2).advantage])
+    unknown = metrics.averaged([metrics.precision(0, 9, 0, 9), metrics.precision(5, 9, 0, 9)])
+    assert math.isnan(unknown.value)
+    assert (unknown.lower(0.05), unknown.upper(0.05)) == (0.0, 1.0)
+
+
+# --- AUC ------------------------------------------------------------------------------------------------------------
+
+
+def beats(scores, member):
+    """[members, non-members] of 1, 0.5 and 0: the kernel of the AUC."""
+    inside, outside = scores[member][:, None], scores[~member][None, :]
+    return (inside > outside) + 0.5 * (inside == outside)
+
+
+@given(scored())
+def test_auc_is_the_share_of_pairs_won_and_its_mirror(case):
+    scores, member, persons = case
+    found = metrics.auc(scores, member, persons)
+    assert found.value == pytest.approx(beats(scores, member).mean(), abs=1e-12)
+    assert found.value + metrics.auc(-scores, member, persons).value == pytest.approx(1.0, abs=1e-12)
+
+
+def test_delong_is_the_brute_force_covariance():
+    rng = np.random.default_rng(4)
+    scores, member = np.round(rng.normal(size=90) + 0.7 * (np.arange(90) < 40), 1), np.arange(90) < 40
+    kernel = beats(scores, member)
+    variance = np.var(kernel.mean(axis=1), ddof=1) / 40 + np.var(kernel.mean(axis=0), ddof=1) / 50
+    found = metrics.auc(scores, member, alone(90))
+    assert found.method == "delong"
+    assert found.error == pytest.approx(math.sqrt(variance), rel=1e-12)
+    centre, step = math.log(found.value / (1 - found.value)), found.error / (found.value * (1 - found.value))
+    assert found.lower(0.025) == pytest.approx(1 / (1 + math.exp(-centre + 1.959963984540054 * step)))
+
+
+def test_clustered_delong_is_obuchowski_1997_person_by_person():
+    rng = np.random.default_rng(5)
+    persons = rng.integers(0, 80, 300)
+    member = rng.random(300) < 0.4
+    scores = np.round(rng.normal(size=300) + 0.5 * member + rng.normal(size=80)[persons], 1)
+    kernel = beats(scores, member)
+    value, n1, n0 = kernel.mean(), *kernel.shape
+    ten, one = np.zeros(80), np.zeros(80)
+    for row, person in zip(kernel.mean(axis=1), persons[member], strict=True):
+        ten[person] += row - value
+    for column, person in zip(kernel.mean(axis=0), persons[~member], strict=True):
+        one[person] += column - value
+    m1, m0, m = len(set(persons[member])), len(set(persons[~member])), len(set(persons))
+    s10, s01 = m1 / ((m1 - 1) * n1) * (ten @ ten), m0 / ((m0 - 1) * n0) * (one @ one)
+    s11 = m / (m - 1) * (ten @ one)
+    found = metrics.auc(scores, member, persons)
+    assert found.method == "delong"
+    assert found.error == pytest.approx(math.sqrt(s10 / n1 + s01 / n0 + 2 * s11 / (n1 * n0)), rel=1e-12)
+
+
+def test_auc_falls_back_to_a_wider_bound_when_a_normal_one_cannot_be_trusted():
+    rng, member = np.random.default_rng(6), np.arange(200) < 100
+    perfect = metrics.auc(member + 0.0, member, alone(200))
+    assert (perfect.method, perfect.value, perfect.upper(0.05)) == ("chernoff", 1.0, 1.0)
+    assert perfect.lower(0.05) == pytest.approx(0.05 ** (1 / 100))
+    constant = metrics.auc(np.zeros(200), member, alone(200))
+    assert constant.method == "chernoff"
+    assert constant.lower(0.05) < 0.4 < 0.6 < constant.upper(0.05)
+    few = metrics.auc(rng.normal(size=200) + member, member, alone(200) % 25 + 100 * member)
+    assert few.method == "chernoff"
+    assert few.units == pytest.approx(25)
+    scores, member = rng.normal(size=80) + (np.arange(80) < 40), np.arange(80) < 40
+    normal = metrics.auc(scores, member, alone(80))
+    wide = metrics.Auc(normal.value, math.nan, 40, "chernoff")
+    assert normal.method == "delong"
+    assert wide.lower(0.05) < normal.lower(0.05) < normal.upper(0.05) < wide.upper(0.05)
+
+
+def test_chernoff_bound_solves_its_equation():
+    low = metrics.Auc(0.8, math.nan, 20, "chernoff").lower(0.05)
+    divergence = 0.8 * math.log(0.8 / low) + 0.2 * math.log(0.2 / (1 - low))
+    assert 20 * divergence == pytest.approx(math.log(20))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 2.0])
+def test_auc_bounds_hold_at_their_level(shift):
+    rng, runs, truth = np.random.default_rng(7), 800, stats.norm.cdf(shift / math.sqrt(2))
+    member = np.arange(150) < 70
+    found = [metrics.auc(rng.normal(size=150) + shift * member, member, alone(150)) for _ in range(runs)]
+    # The normal approximation on the logit scale: one point of slack at 70 and 80 records.
+    assert sum(f.lower(0.05) > truth for f in found) <= allowed_misses(runs, 0.06)
+    assert sum(f.upper(0.05) < truth for f in found) <= allowed_misses(runs, 0.06)
+    assert sum(f.lower(0.05) > truth or f.upper(0.05) < truth for f in found) >= 0.05 * runs
+
+
+# --- TPR at FPR -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "fpr"), [(1, 0.5), (10, 0.01), (100, 0.05), (400, 0.01), (997, 0.01), (5000, 0.001)])
+@pytest.mark.parametrize("alpha", [1e-6, 0.025, 0.5])
+def test_ranks_are_the_first_and_last_whose_beta_quantiles_comply(n, fpr, alpha):
+    at_least = [k for k in range(1, n + 1) if stats.beta.ppf(alpha, k, n + 1 - k) >= fpr]
+    at_most = [k for k in range(1, n + 1) if stats.beta.isf(alpha, k, n + 1 - k) <= fpr]
+    assert metrics.rank_with_fpr_at_least(n, fpr, alpha) == (min(at_least) if at_least else None)
+    assert metrics.rank_with_fpr_at_most(n, fpr, alpha) == (max(at_most) if at_most else None)
+
+
+def test_tpr_at_fpr_by_hand():
+    # 200 non-members 0..199; members above the highest, between the two highest, ..., one per gap.
+    scores = np.concatenate((np.arange(200) + 0.5, np.arange(200.0)))
+    member = np.arange(400) < 200
+    found = metrics.tpr_at_fpr(scores, member, alone(400), 0.05, seed=0)
+    assert (found.n_members, found.n_nonmembers, found.rank, found.realised) == (200, 200, 10, 0.05)
+    assert found.hits.tolist() == list(range(1, 201))  # k + 1 members with k false positives
+    assert found.value == 11 / 200
+    low, high = metrics.rank_with_fpr_at_most(200, 0.05, 0.05), metrics.rank_with_fpr_at_least(200, 0.05, 0.05)
+    assert found.lower(0.1) == pytest.approx(stats.beta.ppf(0.05, low, 201 - low))
+    assert found.upper(0.1) == pytest.approx(stats.beta.ppf(0.95, high + 1, 200 - high))
+
+
+def test_above_the_maximum_when_the_rate_is_below_one_nonmember():
+    scores, member = np.array([5.0, 3.0, 1.0, 4.0, 2.0, 0.0]), np.array([True] * 3 + [False] * 3)
+    found = metrics.tpr_at_fpr(scores, member, alone(6), 0.01, seed=0)
+    assert (found.rank, found.value) == (0, 1 / 3)
+
+
+@given(scored(), st.integers(0, 5))
+def test_tpr_does_not_depend_on_the_order_of_the_records(case, seed):
+    scores, member, persons = case
+    shuffled = np.random.default_rng(seed).permutation(len(scores))
+    before = metrics.tpr_at_fpr(scores, member, persons, 0.1, seed)
+    after = metrics.tpr_at_fpr(scores[shuffled], member[shuffled], persons[shuffled], 0.1, seed)
+    assert np.array_equal(before.hits, after.hits)
+
+
+@given(scored())
+def test_tpr_counts_each_person_once_per_side(case):
+    scores, member, persons = case
+    found = metrics.tpr_at_fpr(scores, member, persons, 0.1, 0)
+    assert found.n_members == len(set(persons[member]))
+    assert found.n_nonmembers == len(set(persons[~member])) == len(found.hits)
+
+
+@given(scored())
+def test_without_ties_across_the_sides_hits_are_counts(case):
+    scores, member, _ = case
+    scores = np.where(np.isinf(scores), 9.0, scores) + 0.25 * member
+    found = metrics.tpr_at_fpr(scores, member, alone(len(scores)), 0.1, 0)
+    expected = [np.sum(scores[member] > s) for s in sorted(scores[~member], reverse=True)]
+    assert found.hits.tolist() == expected
+
+
+def test_ties_are_broken_at_random_and_without_favour():
+    member = np.arange(4000) < 2000
+    found = [metrics.tpr_at_fpr(np.zeros(4000), member, alone(4000), 0.3, seed) for seed in range(100)]
+    values = np.array([f.value for f in found])
+    # Constant scores: the interpolated ROC is the diagonal. The mean of 100 draws with standard deviation at most
+    # sqrt(.3 * .7 * 2 / 2000) each.
+    assert abs(values.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 * 2 / 2000 / 100)
+    assert values.std() > 0
+    again = metrics.tpr_at_fpr(np.zeros(4000), member, alone(4000), 0.3, 7)
+    assert np.array_equal(again.hits, found[7].hits)
+
+
+def test_one_person_on_both_sides_does_not_tie_with_themself():
+    persons = np.tile(alone(2000), 2)
+    found = metrics.tpr_at_fpr(np.zeros(4000), np.arange(4000) < 2000, persons, 0.3, 0)
+    assert abs(found.value - 0.3) < 5 * math.sqrt(0.3 * 0.7 * 2 / 2000)
+
+
+@pytest.mark.parametrize("n", [1, 5, 10, 100])
+def test_too_few_records_are_never_confident(n):
+    # The attack is perfect; and then it is useless.
+    for scores in (np.arange(2.0 * n)[::-1], np.arange(2.0 * n)):
+        found = metrics.tpr_at_fpr(scores, np.arange(2 * n) < n, alone(2 * n), 0.01, 0)
+        assert found.lower(0.05) == 0.0
+    assert found.upper(0.05) > 1 - 0.025 ** (1 / n) - 1e-12  # as if no non-member had been seen
+    if n == 1:
+        assert found.upper(0.05) > 0.95
+
+
+def true_tpr(shift: float, fpr: float, grid: float) -> float:
+    """Of N(shift, 1) against N(0, 1), with scores rounded to a grid and ties randomised."""
+    if grid == 0.0:
+        return float(stats.norm.sf(stats.norm.isf(fpr) - shift))
+    edges = (np.arange(-20, 40) + 0.5)[::-1] * grid
+    return float(np.interp(fpr, stats.norm.sf(edges), stats.norm.sf(edges - shift)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize(("fpr", "n"), [(0.01, 2000), (0.001, 8000)])
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_tpr_rule_errs_at_most_at_its_level(fpr, n, shift, grid):
+    rng, runs, truth = np.random.default_rng(8), 400, true_tpr(shift, fpr, grid)
+    too_high = too_low = naive = 0
+    lows = []
+    member = np.arange(n + 1000) < 1000
+    for seed in range(runs):
+        scores = rng.normal(size=n + 1000) + shift * member
+        if grid:
+            scores = np.round(scores / grid) * grid
+        found = metrics.tpr_at_fpr(scores, member, alone(n + 1000), fpr, seed)
+        lows.append(found.lower(0.05))
+        too_high += lows[-1] > truth
+        too_low += found.upper(0.05) < truth
+        naive += metrics.clopper_pearson_lower(found.value * 1000, 1000, 0.05) > truth
+    assert too_high <= allowed_misses(runs, 0.05)
+    assert too_low <= allowed_misses(runs, 0.05)
+    if shift and not grid and fpr == 0.01:
+        assert np.mean(lows) > truth / 3  # it does say something,
+        assert naive > allowed_misses(runs, 0.05)  # and a threshold taken as known would have erred
+
+
+# --- known answers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shift", "accuracy", "area", "at_1_percent", "at_1_permille"),
+    [
+        (0.25, 0.54974, 0.57016, 0.01893, 0.00225),
+        (0.5, 0.59871, 0.63816, 0.03390, 0.00480),
+        (1.0, 0.69146, 0.76025, 0.09236, 0.01830),
+        (2.0, 0.84134, 0.92135, 0.37208, 0.13781),
+    ],
+)
+def test_gaussian_shift_known_answers(shift, accuracy, area, at_1_percent, at_1_permille):
+    """K-1, on the quantiles of the two normals in place of draws, so that no sampling error is left."""
+    n = 50_000
+    quantiles = stats.norm.ppf((np.arange(n) + 0.5) / n)
+    scores, member = np.concatenate((quantiles + shift, quantiles)), np.arange(2 * n) < n
+    people = alone(2 * n)
+    # Steps of 1/n on either axis: the slope of the curve at these FPR is below 10.
+    within = {"abs": 11 / n}
+    assert metrics.balanced_accuracy(scores >= shift / 2, member, people).value == pytest.approx(accuracy, **within)
+    assert metrics.auc(scores, member, people).value == pytest.approx(area, **within)
+    assert metrics.tpr_at_fpr(scores, member, people, 0.01, 0).value == pytest.approx(at_1_percent, **within)
+    # At 0.1 % the slope reaches 80 for a shift of 2.
+    assert metrics.tpr_at_fpr(scores, member, people, 0.001, 0).value == pytest.approx(at_1_permille, abs=80 / n)
+
+
+# --- curves ---------------------------------------------------------------------------------------------------------
+
+
+@given(scored())
+def test_roc_is_brute_force_over_all_thresholds(case):
+    scores, member, _ = case
+    fpr, tpr = metrics.roc(scores, member)
+    expected = [(0.0, 0.0)] + [
+        (float(np.mean(scores[~member] >= t)), float(np.mean(scores[member] >= t)))
+        for t in sorted(set(scores.tolist()), reverse=True)
+    ]
+    assert list(zip(fpr, tpr, strict=True)) == pytest.approx(expected)
+
+
+@given(scored())
+def test_roc_area_and_advantage_obey_the_known_inequalities(case):
+    """I-8: the area under the curve is the AUC; AUC <= 1/2 + a - a^2/2 for the largest advantage a (KS statistic)."""
+    scores, member, persons = case
+    fpr, tpr = metrics.roc(scores, member)
+    area = float(np.trapezoid(tpr, fpr))
+    best = float(np.max(tpr - fpr))
+    assert area == pytest.approx(metrics.auc(scores, member, persons).value)
+    assert best >= 0
+    assert area <= 0.5 + best - best**2 / 2 + 1e-12
+    assert np.all(np.diff(fpr) >= 0)
+    assert np.all(np.diff(tpr) >= 0)
+    finite = np.clip(scores, -99, 99)  # order is kept, and the statistic needs numbers
+    ks = max(stats.ks_2samp(finite[member], finite[~member], alternative="less", method="asymp").statistic, 0.0)
+    assert best == pytest.approx(ks)
+
+
+@given(scored())
+def test_curves_ignore_order_copies_and_monotone_transforms(case):
+    """I-3 and I-4."""
+    scores, member, persons = case
+    fpr, tpr = metrics.roc(scores, member)
+    for other in (
+        metrics.roc(scores[::-1], member[::-1]),
+        metrics.roc(np.tile(scores, 2), np.tile(member, 2)),
+        metrics.roc(np.arctan(scores), member),
+    ):
+        assert np.array_equal(other[0], fpr)
+        assert np.array_equal(other[1], tpr)
+    assert metrics.auc(np.arctan(scores), member, persons).value == metrics.auc(scores, member, persons).value
+    hits = metrics.tpr_at_fpr(scores, member, persons, 0.2, 0).hits
+    assert np.array_equal(metrics.tpr_at_fpr(np.arctan(scores), member, persons, 0.2, 0).hits, hits)
+
+
+def test_thin_roc_keeps_the_ends_and_the_low_rates():
+    rng, member = np.random.default_rng(9), np.arange(20_000) < 10_000
+    fpr, tpr = metrics.roc(rng.normal(size=20_000) + member, member)
+    few_fpr, few_tpr = metrics.thin_roc(fpr, tpr, 160)
+    assert 100 < len(few_fpr) <= 160
+    assert (few_fpr[0], few_tpr[0], few_fpr[-1], few_tpr[-1]) == (0.0, 0.0, 1.0, 1.0)
+    assert few_tpr[few_fpr == 0].max() == tpr[fpr == 0].max()
+    assert np.sum((few_fpr > 0) & (few_fpr < 0.01)) > 20
+    assert set(zip(few_fpr, few_tpr, strict=True)) <= set(zip(fpr, tpr, strict=True))
+    assert np.array_equal(metrics.thin_roc(fpr[:50], tpr[:50])[0], fpr[:50])
+
+
+# --- the shape of all bounds ----------------------------------------------------------------------------------------
+
+
+def measurements(scores, member, persons):
+    decisions = scores >= 0.5
+    difference = metrics.advantage(decisions, member, persons)
+    accuracy = metrics.balanced_accuracy(decisions, member, persons)
+    counts = (int(np.sum(decisions[member])), int(member.sum()), int(np.sum(decisions[~member])), int((~member).sum()))
+    return [
+        difference,
+        accuracy,
+        metrics.averaged([accuracy, metrics.balanced_accuracy(scores >= 2, member, persons)]),
+        metrics.auc(scores, member, persons),
+        metrics.Auc(0.7, 0.05, 60, "delong"),
+        metrics.tpr_at_fpr(scores, member, persons, 0.2, 0),
+        metrics.share_excess(*counts),
+        metrics.precision(*counts),
+    ]
+
+
+@settings(max_examples=60)
+@given(scored())
+def test_bounds_are_ordered_nested_and_within_range(case):
+    """I-10: higher confidence contains lower; pass and fail exclude each other; all alphas can be asked for."""
+    for found in measurements(*case):
+        least, largest = found.range
+        lows, highs = [found.lower(a) for a in ALPHAS], [found.upper(a) for a in ALPHAS]
+        assert all(a <= b + 1e-12 for a, b in pairwise(lows))
+        assert all(a >= b - 1e-12 for a, b in pairwise(highs))
+        assert all(least <= b <= largest for b in lows + highs)
+        assert found.lower(0.05) <= found.upper(0.05)
+        if not math.isnan(found.value) and not isinstance(found, metrics.TprAtFpr):
+            assert found.lower(0.05) <= found.value + 1e-12
+            assert found.value <= found.upper(0.05) + 1e-12
+
+
+@settings(max_examples=40)
+@given(scored(least=4))
+def test_more_records_of_the_same_kind_narrow_the_bounds(case):
+    scores, member, _ = case
+    decisions, n = scores >= 0.5, len(scores)
+    tiled = [np.tile(a, 9) for a in (decisions, member)]
+    few, many = metrics.advantage(decisions, member, alone(n)), metrics.advantage(*tiled, alone(9 * n))
+    assert many.upper(0.05) - many.lower(0.05) < few.upper(0.05) - few.lower(0.05)
+    area, larger = metrics.Auc(0.7, 0.03, 50, "chernoff"), metrics.Auc(0.7, 0.01, 450, "chernoff")
+    assert larger.upper(0.05) - larger.lower(0.05) < area.upper(0.05) - area.lower(0.05)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, 2.0])
+def test_an_alpha_outside_the_unit_interval_is_refused(alpha):
+    rng, member = np.random.default_rng(0), np.arange(80) < 40
+    for found in measurements(rng.normal(size=80), member, alone(80)):
+        for bound in (found.lower, found.upper):
+            with pytest.raises(ValueError, match="alpha"):
+                bound(alpha)
+
+
+@pytest.mark.parametrize("member", [np.ones(5, dtype=bool), np.zeros(5, dtype=bool)])
+def test_one_side_alone_cannot_be_measured(member):
+    scores, people = np.arange(5.0), alone(5)
+    for measure in (
+        lambda: metrics.advantage(scores > 2, member, people),
+        lambda: metrics.balanced_accuracy(scores > 2, member, people),
+        lambda: metrics.auc(scores, member, people),
+        lambda: metrics.tpr_at_fpr(scores, member, people, 0.01, 0),
+        lambda: metrics.roc(scores, member),
+        lambda: metrics.share_excess(0, 0, 1, 5),
+    ):
+        with pytest.raises(NotEvaluable):
+            measure()
+
+
+def test_nan_scores_are_an_error_not_a_low_score():
+    scores, member = np.array([1.0, math.nan, 2.0, 0.0]), np.array([True, True, False, False])
+    for measure in (
+        lambda: metrics.auc(scores, member, alone(4)),
+        lambda: metrics.tpr_at_fpr(scores, member, alone(4), 0.01, 0),
+        lambda: metrics.roc(scores, member),
+    ):
+        with pytest.raises(EvaluationFailed, match="NaN"):
+            measure()
+
+
+def test_impossible_requests_are_refused():
+    with pytest.raises(ValueError, match="hits"):
+        metrics.share_excess(5, 4, 0, 4)
+    with pytest.raises(ValueError, match="prior"):
+        metrics.precision(1, 4, 0, 4, prior=1.0)
+    with pytest.raises(ValueError, match="false-positive rate"):
+        metrics.tpr_at_fpr(np.arange(4.0), np.arange(4) < 2, alone(4), 0.0, 0)
+
+
+# --- tests and sizes ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(scored(), st.floats(-0.5, 0.9), st.sampled_from([1e-9, 1e-4, 0.01, 0.05, 0.4]))
+def test_p_value_agrees_with_the_lower_bound(case, limit, alpha):
+    for found in measurements(*case):
+        p = metrics.p_value(found, limit)
+        assert p == 1.0 or found.lower(p) > limit
+        assume(abs(p / alpha - 1) > 1e-6)
+        assert (found.lower(alpha) > limit) == (p <= alpha)
+
+
+def test_p_value_of_a_difference_is_the_normal_tail():
+    # Large equal samples, p near one half: MOVER-Wilson is the z test.
+    found = metrics.Advantage(metrics.Proportion(0.5, 1e6), metrics.Proportion(0.4975, 1e6))
+    assert metrics.p_value(found, 0.0) == pytest.approx(stats.norm.sf(0.0025 / math.sqrt(0.5 / 1e6)), rel=0.01)
+    assert metrics.p_value(found, 0.5) == 1.0
+    assert metrics.p_value(metrics.Advantage(metrics.Proportion(1.0, 1e6), metrics.Proportion(0.0, 1e6)), 0.0) == 1e-15
+
+
+def test_holm_by_hand():
+    # Holm 1979: steps at alpha/4, alpha/3, alpha/2, alpha; the third fails, so the fourth is not tried.
+    assert metrics.holm([0.03, 0.01, 0.04, 0.005], 0.05) == [False, True, False, True]
+    assert metrics.holm([0.04, 0.02, 0.04], 0.05) == [False, False, False]  # 0.02 > 0.05/3
+    assert metrics.holm([0.04, 0.016, 0.02], 0.05) == [True, True, True]
+    assert metrics.holm([], 0.05) == []
+    with pytest.raises(ValueError, match="nan"):
+        metrics.holm([0.01, math.nan], 0.05)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.5))
+def test_holm_lies_between_bonferroni_and_no_correction(p_values, alpha):
+    rejected = metrics.holm(p_values, alpha)
+    for p, decision in zip(p_values, rejected, strict=True):
+        assert decision or p > alpha / len(p_values)
+        assert not decision or p <= alpha
+
+
+@pytest.mark.parametrize(
+    ("gap", "alpha", "sizes"),
+    [
+        (0.05, 0.05, (310, 429, 542)),
+        (0.05, 0.05 / 8, (558, 715, 859)),
+        (0.03, 0.05, (859, 1190, 1504)),
+        (0.02, 0.05, (1933, 2677, 3382)),
+    ],
+)
+def test_records_for_accuracy_reproduces_the_table(gap, alpha, sizes):
+    """methods.md 4.4, at 80, 90 and 95 % power."""
+    found = [metrics.records_for_accuracy(0.6, 0.6 - gap, alpha, power) for power in (0.8, 0.9, 0.95)]
+    assert found == pytest.approx(sizes, abs=1)
+    assert found == [metrics.records_for_accuracy(0.6 - gap, 0.6, alpha, power) for power in (0.8, 0.9, 0.95)]
+
+
+def test_no_number_of_records_decides_a_tie():
+    assert metrics.records_for_accuracy(0.6, 0.6, 0.05, 0.8) == metrics.MOST_RECORDS
+
+
+@pytest.mark.parametrize(("fpr", "alpha"), [(0.01, 0.05), (0.001, 0.05), (0.01, 0.05 / 40), (0.3, 0.5)])
+def test_fewest_nonmembers_for_a_lower_bound(fpr, alpha):
+    n = metrics.nonmembers_for_tpr(fpr, alpha)
+    for size, can in ((n, True), (n - 1, False)):
+        perfect = metrics.TprAtFpr(fpr, np.full(size, 50), 50, size)
+        assert (perfect.lower(alpha) > 0) == can
+    assert metrics.nonmembers_for_tpr(0.01, 0.05) == 368  # ln .025 / ln .99 = 367.04
+
+
+def test_fewest_nonmembers_to_pass():
+    n = metrics.nonmembers_to_pass_tpr(0.01, 0.05, 0.05, 1000)
+    assert n is not None
+    rank = metrics.rank_with_fpr_at_least(n, 0.01, 0.025)
+    assert stats.beta.ppf(0.975, 1000 * rank / (n + 1) + 1, 1000 - 1000 * rank / (n + 1)) <= 0.05
+    assert metrics.nonmembers_to_pass_tpr(0.01, 0.01, 0.05, 1000) is None  # chance itself never passes
+    assert metrics.nonmembers_to_pass_tpr(0.001, 0.01, 0.05, 30) is None  # too few members, whatever the non-members
+    passed = 0
+    rng, member = np.random.default_rng(10), np.arange(1000 + 2 * n) < 1000
+    for seed in range(200):
+        found = metrics.tpr_at_fpr(rng.normal(size=len(member)), member, alone(len(member)), 0.01, seed)
+        passed += found.upper(0.05) <= 0.05
+    assert passed > 100  # twice the size that gives even odds
