@@ -111,10 +111,10 @@ def load_yaml(path: Path, model: type[M], shown: str | None = None) -> Loaded[M]
     return Loaded(document.validated(model), document)
 
 
-def in_order(findings: Sequence[Diagnostic]) -> list[Diagnostic]:
-    """Findings as a reader meets them: by file in order of appearance, then line and column."""
-    files = list(dict.fromkeys(finding.file for finding in findings))
-    return sorted(findings, key=lambda f: (files.index(f.file), f.line, f.column))
+def in_order(findings: Sequence[Diagnostic], files: Sequence[str] = ()) -> list[Diagnostic]:
+    """Findings as a reader meets them: by file (in the order of `files`), then line and column."""
+    order = list(dict.fromkeys([*files, *(finding.file for finding in findings)]))
+    return sorted(findings, key=lambda f: (order.index(f.file), f.line, f.column))
 
 
 def parse(path: Path, shown: str | None = None) -> Document:

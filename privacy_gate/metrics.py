@@ -522,6 +522,8 @@ class TprAtFpr:
 
 def _one_per_person(scores: Floats, persons: Ints, draws: Floats) -> Ints:
     """Index of one record per person: the one at share `draws[person]` of that person's records sorted by score."""
+    if np.bincount(persons).max() == 1:
+        return np.arange(len(persons))
     order = np.lexsort((scores, persons))
     starts = _runs(persons[order])
     sizes = np.diff(starts, append=len(persons))
@@ -530,6 +532,9 @@ def _one_per_person(scores: Floats, persons: Ints, draws: Floats) -> Ints:
 
 def _shuffled_within_ties(scores: Floats, draws: Floats) -> Ints:
     """The order of descending scores, ties in the order of `draws`."""
+    descending = np.argsort(-scores)
+    if len(_runs(scores[descending])) == len(scores):
+        return descending
     shuffled = np.argsort(draws)
     return shuffled[np.argsort(-scores[shuffled], kind="stable")]
 

@@ -59,7 +59,9 @@ def embedded_registry(folder: Path) -> str:
     uri = f"sqlite:///{folder.absolute()}/mlflow.db"
     from mlflow import MlflowClient
 
-    MlflowClient(tracking_uri=uri).create_experiment("training", artifact_location=str(folder / "artifacts"))
+    # The experiment that MLflow makes by itself keeps its artifacts below the current folder.
+    with contextlib.chdir(folder):
+        MlflowClient(tracking_uri=uri).create_experiment("training", artifact_location=str(folder / "artifacts"))
     return uri
 
 
@@ -68,6 +70,7 @@ def tracking(uri: str) -> Iterator[None]:
     """Point `mlflow.log_model` and friends at `uri` for a while: they know no other way."""
     import mlflow
 
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
@@ -75,3 +78,7 @@ def tracking(uri: str) -> Iterator[None]:
     finally:
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)
+        for name, value in before.items():  # set_registry_uri() leaves its variable behind
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

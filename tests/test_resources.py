@@ -29,5 +29,5 @@ def test_both_places_are_named_when_there_are_none(tmp_path, monkeypatch):
 
 
 def test_a_missing_template_is_named():
-    with pytest.raises(EvaluationFailed, match="nothing.yaml"):
+    with pytest.raises(EvaluationFailed, match=r"nothing\.yaml"):
         resources.template("policies", "nothing.yaml")

@@ -71,12 +71,13 @@ class _Link:
 def resolve(policy: str | Path) -> Policy:
     """A profile by name, or a policy file by path, with all that it extends; ConfigError with every finding."""
     chain = _chain(policy)
+    files = tuple(link.document.file for link in reversed(chain))
     findings = [finding for link in chain for finding in _findings(link.document)]
     merged = _Merged.of(chain)
     rules, found = merged.checked()
     findings += found
     if findings:
-        raise ConfigError.at(in_order(findings), "`privacy-gate policy schema` lists every key")
+        raise ConfigError.at(in_order(findings, files), "`privacy-gate policy schema` lists every key")
     values = merged.values
     own = PolicyFile.model_validate({"apiVersion": "privacy-gate/v1", **values})
     resolved: dict[str, Any] = {
@@ -100,7 +101,7 @@ def resolve(policy: str | Path) -> Policy:
         valid_days=own.valid_days,
         release_context=own.release_context,
         equivalence=own.equivalence,
-        files=tuple(link.document.file for link in reversed(chain)),
+        files=files,
     )
 
 

@@ -82,14 +82,16 @@ class Registry(Protocol):
 
 
 def open_registry(tracking_uri: str | None, registry_uri: str | None, model: str | None = None) -> Registry:
-    """The registry named by the arguments, else by MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI.
+    """The registry named by the arguments, or else by MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI; never half and half.
 
     model  the candidate's URI: with nothing configured, a local MLflow model folder needs no registry
     Raises UsageError when nothing is configured: an empty mlflow.db is never created in passing.
     """
-    tracking = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    models = registry_uri or os.environ.get("MLFLOW_REGISTRY_URI") or tracking
-    if models is None:
+    if not (tracking_uri or registry_uri):
+        # Only then: mlflow.set_registry_uri() leaves its variable behind, and would redirect what a file names.
+        tracking_uri, registry_uri = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("MLFLOW_REGISTRY_URI")
+    tracking, models = tracking_uri or registry_uri, registry_uri or tracking_uri
+    if not tracking or not models:
         if model is not None and not model.startswith(("models:", "runs:")):
             from privacy_gate.registry.in_memory import InMemoryRegistry
 
@@ -100,4 +102,4 @@ def open_registry(tracking_uri: str | None, registry_uri: str | None, model: str
         )
     from privacy_gate.registry.mlflow import MlflowRegistry
 
-    return MlflowRegistry(tracking or models, models)
+    return MlflowRegistry(tracking, models)

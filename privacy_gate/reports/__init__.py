@@ -49,14 +49,22 @@ def write(report: Report, folder: Path, formats: Iterable[str] = ()) -> dict[str
 
     Raises UsageError for an unknown format and StorageFailed when the folder cannot be written to.
     """
-    chosen = [CATALOG[name] for name in dict.fromkeys(("json", *formats))]
+    others = [CATALOG[name] for name in dict.fromkeys(formats) if name != "json"]
+    canonical = CATALOG["json"]
     private_dir(folder)
-    for form in CATALOG:  # what an earlier run left here must not stand beside this verdict
-        remove(folder / form.filename)
     # report.json is safe before any template gets a chance to break.
-    for form in chosen:
-        write_text(folder / form.filename, form.render(report))
-    return {form.name: folder / form.filename for form in chosen}
+    write_text(folder / canonical.filename, canonical.render(report))
+    for form in CATALOG:  # what an earlier run left here must not stand beside this verdict
+        if form.name not in ("json", *(other.name for other in others)):
+            remove(folder / form.filename)
+    for form in others:
+        try:
+            text = form.render(report)
+        except Exception:
+            remove(folder / form.filename)
+            raise
+        write_text(folder / form.filename, text)
+    return {form.name: folder / form.filename for form in (canonical, *others)}
 
 
 def remove(path: Path) -> None:

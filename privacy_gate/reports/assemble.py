@@ -149,8 +149,9 @@ def thin(curve: Curve, points: int = ROC_POINTS) -> doc.Roc:
     A curve with every step of its own would give away the rank of single records.
     """
     fpr, tpr = (np.concatenate([[0.0], np.asarray(side, dtype=np.float64)]) for side in curve)
-    positive = fpr[fpr > 0]
-    start = min(max(float(positive.min()) if positive.size else 1.0, 1e-5), 0.1)
+    steps = np.unique(fpr[fpr > 0])
+    # From the second step on: the first is the most conspicuous of all non-members, one person.
+    start = min(max(float(steps[min(1, steps.size - 1)]) if steps.size else 1.0, 1e-5), 0.5)
     grid = np.geomspace(start, 1.0, points)
     grid[0], grid[-1] = start, 1.0  # exact: geomspace may end one rounding error short of a step
     heights = np.maximum.accumulate(tpr)[np.searchsorted(fpr, grid, side="right") - 1]
@@ -265,7 +266,7 @@ def _groups_by(by: str, values: NDArray[np.str_], scores: Floats, member: Bools,
 
 
 def _mean(scores: Floats, shown: int | None) -> float | None:
-    return number(float(scores.mean())) if shown else None
+    return number(round(float(scores.mean()), 9)) if shown else None
 
 
 def _high_share(scores: Floats, shown: int | None, score: float) -> float | None:
@@ -365,7 +366,7 @@ def problem(error: BaseException) -> doc.Problem:
     return doc.Problem(
         type=type(error).__name__,
         what="an unexpected error ended the evaluation",
-        hint="run again with --verbose for the stack trace, and report it",
+        hint="set PRIVACY_GATE_DEBUG=1 for the stack trace, and report it",
     )
 
 

@@ -63,7 +63,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class RocChart:
-    """Curves on two logarithmic axes, from 10^-decades to 1."""
+    """Curves on two logarithmic axes, from where the curves begin to 1."""
 
     frame: Frame
     curves: tuple[Curve, ...]
@@ -78,7 +78,7 @@ def tpr_at(roc: Roc, rate: float) -> float | None:
     return None if index < 0 else roc.tpr[index]
 
 
-def _log(value: float, decades: int) -> float:
+def _log(value: float, decades: float) -> float:
     return min(1.0, max(0.0, 1 + math.log10(max(value, 1e-12)) / decades))
 
 
@@ -88,17 +88,17 @@ def roc(attacks: Sequence[Attack]) -> RocChart | None:
     if not drawn:
         return None
     lowest = min(attack.roc.fpr[0] for attack in drawn if attack.roc is not None)
-    decades = min(4, max(2, math.ceil(-math.log10(lowest) - 1e-9)))
+    decades = min(5.0, max(2.0, -math.log10(lowest)))
     frame = Frame(420, 400, 52, 408, 12, 352)
-    ticks = [Tick(_log(10.0**-power, decades), f"{10.0 ** (2 - power):g}%") for power in range(decades, -1, -1)]
+    ticks = [Tick(_log(10.0**-power, decades), f"{10.0 ** (2 - power):g} %") for power in range(int(decades), -1, -1)]
     curves = tuple(_curve(letter, attack, frame, decades) for letter, attack in zip(LETTERS, drawn, strict=False))
     best = max(curves, key=lambda c: c.at_rates[3] or 0.0)
     reached = best.at_rates[3]
     summary = (
-        "No curve reaches down to a false-positive rate of 1%."
+        "No curve reaches down to a false-positive rate of 1 %."
         if reached is None
-        else f"At a false-positive rate of 1% the best of these attacks, {best.name}, "
-        f"finds {figures.percent(reached)} of the members; chance finds 1%."
+        else f"At a false-positive rate of 1 % the best of these attacks, {best.name}, "
+        f"finds {figures.percent(reached)} of the members; chance finds 1 %."
     )
     return RocChart(
         frame,
@@ -109,7 +109,7 @@ def roc(attacks: Sequence[Attack]) -> RocChart | None:
     )
 
 
-def _curve(letter: str, attack: Attack, frame: Frame, decades: int) -> Curve:
+def _curve(letter: str, attack: Attack, frame: Frame, decades: float) -> Curve:
     line = attack.roc
     assert line is not None
     places = [
@@ -188,10 +188,20 @@ def histogram(counts: Histogram, wide: bool = False) -> HistogramChart:
         bars,
         _outlines(tops(1), lefts, frame.bottom),
         hidden,
-        tuple(Tick(lefts[i], f"{edges[i]:.3g}") for i in range(0, cells + 1, step)),
-        tuple((f"{edges[i]:.3g} to {edges[i + 1]:.3g}", counts.members[i], counts.nonmembers[i]) for i in range(cells)),
+        tuple(Tick(lefts[i], _edge(edges, i, 1)) for i in range(0, cells + 1, step)),
+        tuple(
+            (f"{_edge(edges, i, 2)} to {_edge(edges, i + 1, 2)}", counts.members[i], counts.nonmembers[i])
+            for i in range(cells)
+        ),
         _overlap(shares),
     )
+
+
+def _edge(edges: Sequence[float], index: int, digits: int) -> str:
+    """An edge with as many decimals as the whole span is worth."""
+    span = edges[-1] - edges[0]
+    places = max(0, digits - math.floor(math.log10(span))) if span > 0 else digits
+    return figures.signed(f"{edges[index]:.{min(places, 9)}f}")
 
 
 def _outlines(tops: Sequence[float | None], lefts: Sequence[float], bottom: float) -> tuple[str, ...]:
@@ -208,7 +218,7 @@ def _outlines(tops: Sequence[float | None], lefts: Sequence[float], bottom: floa
 
 def _overlap(shares: Sequence[Sequence[float | None]]) -> str:
     both = [min(a, b) for a, b in zip(*shares, strict=True) if a is not None and b is not None]
-    return f"The two overlap by about {100 * sum(both):.0f}% of the records shown."
+    return f"The two overlap by about {100 * sum(both):.0f} % of the records shown."
 
 
 # --- reliability ----------------------------------------------------------------------------------------------------
@@ -305,6 +315,6 @@ def accuracy_bar(attack: Attack) -> Scale | None:
         _position(value, 0.4, 1.0),
         _position(low, 0.4, 1.0),
         _position(high, 0.4, 1.0),
-        "40%",
-        "100%",
+        "40 %",
+        "100 %",
     )

@@ -7,6 +7,7 @@ import unicodedata
 from typing import Literal
 
 DASH = "–"
+PERCENT = "\N{NO-BREAK SPACE}%"  # the sign stays with its number
 
 Unit = Literal["percent", "decimal", "count", "plain"]
 
@@ -36,7 +37,7 @@ def count(value: float | None) -> str:
     """12345 -> "12,345"; a fraction keeps one digit."""
     if value is None:
         return DASH
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+    return signed(f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}")
 
 
 def _percent_digits(value: float) -> int:
@@ -45,19 +46,27 @@ def _percent_digits(value: float) -> int:
 
 
 def percent(value: float | None, digits: int | None = None) -> str:
-    """0.7364 -> "73.6%", 0.0055 -> "0.55%"; what rounds to nothing but is not, shows as "<0.01%"."""
+    """0.7364 -> "73.6 %", 0.0055 -> "0.55 %"; what rounds to nothing but is not, shows as "<0.01 %"."""
     if value is None:
         return DASH
-    places = _percent_digits(value) if digits is None else digits
-    text = f"{100 * value:.{places}f}%"
-    if value > 0 and not text.strip("0.%"):
-        return f"<{10.0**-places:.{places}f}%"
-    return "0.0%" if text == "-0.0%" else text
+    return _percent_number(value, _percent_digits(value) if digits is None else digits) + PERCENT
+
+
+def _percent_number(value: float, digits: int) -> str:
+    text = f"{100 * value:.{digits}f}"
+    if value > 0 and not text.strip("0."):
+        return f"<{10.0**-digits:.{digits}f}"
+    return signed(text)
+
+
+def signed(text: str) -> str:
+    """A printed number with a minus sign of its own, and none before a zero."""
+    return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "−")
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
     """0.8115 -> "0.811"; for AUC, errors and the like."""
-    return DASH if value is None else f"{value:.{digits}f}"
+    return DASH if value is None else signed(f"{value:.{digits}f}")
 
 
 def amount(value: float | None, kind: Unit, beside: float | None = None) -> str:
@@ -67,7 +76,7 @@ def amount(value: float | None, kind: Unit, beside: float | None = None) -> str:
     if kind == "count":
         return count(value)
     if kind == "plain":
-        return count(value) if float(value).is_integer() else f"{value:.4g}"
+        return count(value) if float(value).is_integer() else signed(f"{value:.4g}")
     for extra in range(5):
         text, other = (_with(number, kind, extra) for number in (value, beside))
         if beside is None or value == beside or text != other:
@@ -82,20 +91,36 @@ def _with(value: float | None, kind: Unit, extra: int) -> str:
 
 
 def bounds(low: float | None, high: float | None, kind: Unit, beside: float | None = None) -> str:
-    """Two bounds as "[71.5, 74.4]", in the unit of the value they go with; a dash when there are none."""
-    if low is None and high is None:
+    """Two bounds as "[71.5, 74.4]", in the unit of the value they go with; a dash when there are none.
+
+    Both have the same number of digits.
+    """
+    known = [bound for bound in (low, high) if bound is not None]
+    if not known:
         return DASH
-    return f"[{', '.join(amount(bound, kind, beside).removesuffix('%') for bound in (low, high))}]"
+    if kind == "percent":
+        digits = max(_percent_digits(bound) for bound in known)
+        while digits < 6 and beside is not None and any(_blurred(bound, beside, digits) for bound in known):
+            digits += 1
+        texts = [DASH if bound is None else _percent_number(bound, digits) for bound in (low, high)]
+    else:
+        texts = [amount(bound, kind, beside) for bound in (low, high)]
+    return f"[{', '.join(texts)}]"
+
+
+def _blurred(bound: float, limit: float, digits: int) -> bool:
+    """Whether so few digits make a bound look like the limit."""
+    return bound != limit and _percent_number(bound, digits) == _percent_number(limit, digits)
 
 
 def at_most(limit: float | None, kind: Unit) -> str:
-    """A limit: "≤ 60.0%"."""
+    """A limit: "≤ 60.0 %"."""
     return DASH if limit is None else f"≤ {amount(limit, kind)}"
 
 
 def rate_name(rate: str) -> str:
-    """A key of `tpr_at_fpr` for a heading: "0.001" -> "0.1%"."""
-    return f"{100 * float(rate):g}%"
+    """A key of `tpr_at_fpr` for a heading: "0.001" -> "0.1 %"."""
+    return f"{100 * float(rate):g}{PERCENT}"
 
 
 def short(digest: str | None) -> str:

@@ -11,7 +11,7 @@ from privacy_gate.reports.templating import context, environment
 
 # As entities where a parser of logs (`::command`, `##vso[`), a table (`|`) or a mention (`@`) reads the raw text.
 _ENTITIES = {ord(c): f"&#{ord(c)};" for c in "&<>|#@`"}
-_MARKS = re.compile(r"([\\*\[\]{}~$!])")
+_MARKS = re.compile(r"([\\*\[\]{}~$])")
 _EDGE_UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _LINKS = re.compile(r"(?i)\b(https?|ftp|mailto|www)(?=[:.])")
 
@@ -25,12 +25,24 @@ def escape(text: str) -> str:
     return _LINKS.sub(lambda match: f"{match[1][:-1]}&#{ord(match[1][-1])};", line)
 
 
+class _Safe(str):
+    """Our own figures; their brackets are no links."""
+
+
+def _bounds(pair: tuple[float | None, float | None], unit: figures.Unit, beside: float | None = None) -> str:
+    return _Safe(figures.bounds(*pair, unit, beside))
+
+
 def _printed(value: Any) -> Any:
+    if isinstance(value, _Safe):
+        return value
     return figures.DASH if value is None else escape(str(value))
 
 
 @report_format("markdown", suffix=".md")
 def render(report: Report) -> str:
     """Verdict, rules, strongest attacks and where the report is."""
-    text = environment(autoescape=False, finalize=_printed).get_template("report.md.j2").render(**context(report))
+    templates = environment(autoescape=False, finalize=_printed)
+    templates.filters["bounds"] = _bounds
+    text = templates.get_template("report.md.j2").render(**context(report))
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"

@@ -101,7 +101,7 @@ def _rule_view(rule: Rule, waivers: frozenset[str]) -> RuleView:
         wording.STATUS[rule.status],
         wording.advice(rule.metric),
         charts.scale(rule),
-        f"{rule.title}: measured {measured}, bounds {span}, limit {figures.amount(rule.limit, unit)}",
+        f"{_sentence(rule.title)}: measured {measured}, bounds {span}, limit {figures.amount(rule.limit, unit)}",
         " and ".join(f"{figures.count(n)} {_ROLES.get(role, figures.words(role))}" for role, n in rule.needed.items()),
     )
 
@@ -111,7 +111,8 @@ _ROLES = {"nonmembers": "non-members"}
 
 def _finding_view(finding: Finding) -> FindingView:
     tone, mark = TONES[finding.status]
-    return FindingView(finding, tone, mark, wording.STATUS[finding.status], _TAKES[finding.invalidates])
+    status = "fired" if finding.status == "fail" else wording.STATUS[finding.status]
+    return FindingView(finding, tone, mark, status, _TAKES[finding.invalidates])
 
 
 def _waiver_views(report: Report) -> list[WaiverView]:
@@ -160,7 +161,7 @@ def _sentence(text: str) -> str:
 
 FILTERS: dict[str, Callable[..., Any]] = {
     "percent": figures.percent,
-    "percent_axis": lambda rate: f"{100 * rate:g}%",
+    "percent_axis": lambda rate: f"{100 * rate:g}{figures.PERCENT}",
     "decimal": figures.decimal,
     "count": figures.count,
     "amount": figures.amount,

@@ -26,14 +26,14 @@ READINGS = {
     VerdictStatus.PASS_WITH_WARNINGS: _PASS + " Some rules that only warn did not hold.",
     VerdictStatus.PASS_WITH_WAIVERS: _PASS + " Rules that did not hold were waived by people, as listed below.",
     VerdictStatus.FAIL: (
-        "At least one attack proves more leakage than the policy allows: even the lower bound is beyond the limit, "
+        "At least one rule is proven broken: even the lower bound is beyond the limit, "
         "after correcting for the number of attacks tried."
     ),
     VerdictStatus.INCONCLUSIVE: (
         "The evidence neither shows that the model stays within the policy nor proves that it does not. "
         "Treat the model as not released."
     ),
-    VerdictStatus.ERROR: "The evaluation broke before it could say anything about the model. Treat it as not released.",
+    VerdictStatus.ERROR: "The evaluation broke, so nothing can be concluded about the model. Treat it as not released.",
 }
 
 STATUS = {
@@ -77,7 +77,7 @@ class Advice:
 _ADVICE = {
     "accuracy": Advice(
         "How often an attacker who is shown one person, from the training data or not with even odds, tells which. "
-        "Guessing gives 50%.",
+        "Guessing gives 50 %.",
         "Narrow the gap between training and test behaviour: stronger regularisation, shallower trees, fewer epochs "
         "or early stopping; then an output defence, or training with differential privacy.",
     ),
@@ -94,8 +94,8 @@ _ADVICE = {
     ),
     "risk": Advice(
         "People for whom an attacker would be nearly certain, beyond what chance would flag.",
-        "Find out in the restricted annex what they have in common (rare groups, wrong labels), then regularise, "
-        "or leave such records out of training.",
+        "Find out what they have in common (rare groups, wrong labels, outliers), then regularise, or leave such "
+        "records out of training.",
     ),
     "instance_based": Advice(
         "Some model types, such as nearest neighbours and kernel machines, carry training records inside the artefact.",

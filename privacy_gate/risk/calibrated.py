@@ -12,8 +12,9 @@ from privacy_gate.risk import RiskInput, estimator
 from privacy_gate.thresholds import person_folds
 
 REPEATS = 5
-EQUAL_BINS = (1, 2, 4, 8, 16, 32)  # candidates; 1 says 0.5 of everybody
-FEWEST = 16  # records per bin, on average
+EQUAL_BINS = (2, 4, 8, 16, 32)
+FEWEST = 16  # records per bin of equal mass, on average
+FEWEST_AT_THE_TOP = 8  # a model may have memorised few; 8 members of 8 say 0.94
 CHOICE_FOLDS = 5
 PSEUDO = 0.5  # records of the smaller side added to each bin on both sides (Laplace, as in Jeffreys' prior)
 
@@ -61,28 +62,37 @@ class Curve:
 
 
 def fit(scores: Floats, member: Bools, persons: Ints, seed: int) -> Curve:
-    """The curve with as many bins as predict best (log loss, cross-validated by person) on scores [n]; one if none do.
+    """The candidate curve that predicts best (log loss, cross-validated by person) on scores [n].
 
     Raises NotEvaluable without members or without non-members.
     """
     if member.all() or not member.any():
         raise NotEvaluable("calibrated: records of one kind only", "members and non-members are both needed")
-    candidates = [bins for bins in EQUAL_BINS if bins == 1 or bins * FEWEST <= len(scores)]
+    options = candidates(len(scores))
     smaller = min(len(np.unique(persons[member])), len(np.unique(persons[~member])))
     folds = min(CHOICE_FOLDS, smaller)
-    if folds < 2 or len(candidates) == 1:
-        return histogram(scores, member, 1)
+    if folds < 2 or len(options) == 1:
+        return histogram(scores, member, ())
     (held_out,) = person_folds(member, persons, seed, repeats=1, folds=folds)
-    losses = [_loss(scores, member, held_out, bins) for bins in candidates]
-    return histogram(scores, member, candidates[int(np.argmin(losses))])
+    losses = [_loss(scores, member, held_out, masses) for masses in options]
+    return histogram(scores, member, options[int(np.argmin(losses))])
 
 
-def histogram(scores: Floats, member: Bools, bins: int) -> Curve:
-    """About `bins` bins of equal mass, the top one halved again and again down to FEWEST records.
+def candidates(n: int) -> list[tuple[float, ...]]:
+    """Binnings to choose from, each as the shares of n records below its inner edges; the first is no bin at all.
 
-    The few records that a model has memorised sit in the upper tail; bins of equal mass would dilute them.
+    Bins of equal mass, the top one halved again and again; and the top 8, 16, 32 ... records against all others.
+    The few records that a model has memorised sit in the upper tail, where bins of equal mass would dilute them.
     """
-    edges = _edges(scores, bins)
+    tail = [1 - 2**k * FEWEST_AT_THE_TOP / n for k in range(64) if 2**k * FEWEST_AT_THE_TOP <= n / 2]
+    equal = [[b / bins for b in range(1, bins)] for bins in EQUAL_BINS if bins * FEWEST <= n]
+    halved = [tuple(masses + [mass for mass in tail if mass > masses[-1]]) for masses in equal]
+    return [(), *((mass,) for mass in tail), *halved]
+
+
+def histogram(scores: Floats, member: Bools, masses: tuple[float, ...]) -> Curve:
+    """Share of members per bin at prior one half, bins given by the shares [B - 1] of records below their edges."""
+    edges = _edges(scores, masses)
     places = np.searchsorted(edges, scores, side="right")
     share = [np.bincount(places[side], minlength=len(edges) + 1) / side.sum() for side in (member, ~member)]
     pseudo = PSEUDO / min(member.sum(), (~member).sum())
@@ -91,24 +101,17 @@ def histogram(scores: Floats, member: Bools, bins: int) -> Curve:
     return Curve(edges, np.clip(risk, limit, 1 - limit))
 
 
-def _edges(scores: Floats, bins: int) -> Floats:
-    if bins == 1:
-        return np.empty(0)
-    masses = list(np.arange(1, bins) / bins)
-    top = 1 / bins
-    while top / 2 * len(scores) >= FEWEST:
-        top /= 2
-        masses.append(1 - top)
+def _edges(scores: Floats, masses: tuple[float, ...]) -> Floats:
     # A quantile that is itself a score keeps a block of ties together; equal quantiles merge into one edge, and one
     # at the minimum would leave an empty bin below it.
-    edges = np.unique(np.quantile(scores, masses, method="higher"))
+    edges = np.unique(np.quantile(scores, masses, method="higher")) if masses else np.empty(0)
     return np.asarray(edges[edges > scores.min()], dtype=np.float64)
 
 
-def _loss(scores: Floats, member: Bools, held_out: list[Bools], bins: int) -> float:
+def _loss(scores: Floats, member: Bools, held_out: list[Bools], masses: tuple[float, ...]) -> float:
     weight = np.where(member, 0.5 / member.sum(), 0.5 / (~member).sum())
     loss = 0.0
     for hidden in held_out:
-        risk = histogram(scores[~hidden], member[~hidden], bins).at(scores[hidden])
+        risk = histogram(scores[~hidden], member[~hidden], masses).at(scores[hidden])
         loss -= float((weight[hidden] * np.log(np.where(member[hidden], risk, 1 - risk))).sum())
     return loss

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logsumexp
 
-from privacy_gate.datamodel import Bools, Floats, Ints, Outputs
+from privacy_gate.datamodel import Bools, Floats, Ints, Outputs, freeze
 
 _STEP32 = float(np.finfo(np.float32).eps)  # float32 softmax is often handed out in float64 arrays
 
@@ -23,27 +25,42 @@ def of_label(values: NDArray[Any], labels: Ints) -> NDArray[Any]:
     return np.asarray(values[np.arange(len(labels)), labels])
 
 
-def log_odds(outputs: Outputs) -> Floats:
-    """[n, K] log p_i - log(sum of the other classes), nats.
+@dataclass(frozen=True, slots=True, eq=False)
+class Odds:
+    """Per class of each record, all [n, K].
+
+    phi   log p_i - log(sum of the other classes), nats; floored, so that it is finite
+    p     p_i, not floored
+    rest  1 - p_i with a relative precision of its own, not floored
+    """
+
+    phi: Floats
+    p: Floats
+    rest: Floats
+
+
+# The signals of one model are computed one after the other from the same answers. One entry: its arrays are as large
+# as the answers. Outputs hash by identity and are read-only, so an entry cannot be stale.
+@lru_cache(maxsize=1)
+def odds(outputs: Outputs) -> Odds:
+    """The odds of every class.
 
     Probabilities are floored at half the resolution of the output path (Outputs.resolution), or at the smallest
     normal number of their dtype where none is given.
     """
     if outputs.kind == "logits":
-        return _from_logits(outputs.values.astype(np.float64))
+        phi = _from_logits(outputs.values.astype(np.float64))
+        return _frozen(phi, np.asarray(expit(phi)), np.asarray(expit(-phi)))
     shares, rest = _shares(outputs)
     floor = max(outputs.resolution / 2, _tiny(outputs.values))
-    return np.asarray(np.log(np.maximum(shares, floor)) - np.log(np.maximum(rest, floor)))
-
-
-def probabilities(outputs: Outputs) -> tuple[Floats, Floats]:
-    """[n, K] twice: p_i and 1 - p_i, each with its own full relative precision, not floored."""
-    if outputs.kind == "logits":
-        phi = _from_logits(outputs.values.astype(np.float64))
-        return np.asarray(expit(phi)), np.asarray(expit(-phi))
-    shares, rest = _shares(outputs)
+    phi = np.log(np.maximum(shares, floor)) - np.log(np.maximum(rest, floor))
     total = shares.sum(axis=1, keepdims=True)
-    return np.asarray(shares / total), np.asarray(rest / total)
+    return _frozen(phi, shares / total, rest / total)
+
+
+def _frozen(phi: Floats, p: Floats, rest: Floats) -> Odds:
+    freeze(phi, p, rest)
+    return Odds(phi, p, rest)
 
 
 def resolution_of(values: NDArray[np.floating[Any]]) -> float:

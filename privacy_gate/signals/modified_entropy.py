@@ -4,7 +4,7 @@ import numpy as np
 
 from privacy_gate.datamodel import Floats, Ints, Outputs
 from privacy_gate.signals import signal
-from privacy_gate.signals.logit_space import log_odds, of_label, probabilities, softplus
+from privacy_gate.signals.logit_space import odds, of_label, softplus
 
 
 @signal(name="modified_entropy", unit="nats", paper="Song & Mittal, USENIX Security 2021 (Mentr)")
@@ -13,9 +13,8 @@ def modified_entropy(outputs: Outputs, labels: Ints) -> Floats:
 
     Logarithms are floored like logit_confidence, their weights are not: an exact zero adds nothing.
     """
-    phi = log_odds(outputs)
-    p, rest = probabilities(outputs)
-    terms = p * softplus(phi)
-    rows = np.arange(len(labels))
-    terms[rows, labels] = of_label(rest, labels) * softplus(-of_label(phi, labels))
+    seen = odds(outputs)
+    terms = seen.p * softplus(seen.phi)
+    own = of_label(seen.rest, labels) * softplus(-of_label(seen.phi, labels))
+    terms[np.arange(len(labels)), labels] = own
     return np.asarray(terms.sum(axis=1))

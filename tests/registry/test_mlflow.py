@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -38,7 +40,7 @@ def answering(status: int, body: bytes = b"{}"):
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_POST = do_PATCH = do_PUT = _answer
+        do_GET = do_POST = do_PATCH = do_PUT = _answer  # noqa: N815
 
         def log_message(self, *args):
             pass
@@ -141,7 +143,7 @@ def test_a_dead_server_is_unreachable_within_seconds(tmp_path):
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_missing_read_permission_says_so(status, tmp_path):
-    with answering(status) as uri, pytest.raises(RegistryUnreachable, match="access denied"):
+    with answering(status, b"Permission denied") as uri, pytest.raises(RegistryUnreachable, match="access denied"):
         open_registry(uri, None).resolve("models:/churn/1", tmp_path)
 
 
@@ -156,9 +158,8 @@ def test_a_missing_write_permission_is_a_warning(status, embedded, tmp_path):
 
 def test_a_read_only_database_is_a_warning(embedded, tmp_path, monkeypatch):
     candidate = embedded.registry.resolve("models:/churn/1", tmp_path)
-    path = embedded.uri.removeprefix("sqlite:///")
     copy = tmp_path / "copy.db"
-    copy.write_bytes(open(path, "rb").read())
+    shutil.copy(embedded.uri.removeprefix("sqlite:///"), copy)
     registry = open_registry(f"sqlite:///{copy}", None)
     registry.resolve("models:/churn/1", tmp_path)
     from sqlalchemy import event
@@ -198,10 +199,8 @@ def test_redaction_keeps_the_host():
 
 @pytest.mark.parametrize("source", ["https://elsewhere.example/model", "ftp://elsewhere.example/model"])
 def test_files_on_an_unconfigured_host_are_refused(embedded, tmp_path, source):
-    import sqlite3
-
     copy = tmp_path / "copy.db"
-    copy.write_bytes(open(embedded.uri.removeprefix("sqlite:///"), "rb").read())
+    shutil.copy(embedded.uri.removeprefix("sqlite:///"), copy)
     with sqlite3.connect(copy) as base:
         base.execute("UPDATE model_versions SET source = ?, storage_location = ?", (source, source))
     base.close()
@@ -210,10 +209,8 @@ def test_files_on_an_unconfigured_host_are_refused(embedded, tmp_path, source):
 
 
 def test_a_version_whose_files_are_gone_is_named(embedded, tmp_path):
-    import sqlite3
-
     copy = tmp_path / "copy.db"
-    copy.write_bytes(open(embedded.uri.removeprefix("sqlite:///"), "rb").read())
+    shutil.copy(embedded.uri.removeprefix("sqlite:///"), copy)
     with sqlite3.connect(copy) as base:
         base.execute("UPDATE model_versions SET storage_location = ?", (str(tmp_path / "gone"),))
     base.close()
@@ -222,10 +219,8 @@ def test_a_version_whose_files_are_gone_is_named(embedded, tmp_path):
 
 
 def test_a_source_that_leads_in_circles_ends(embedded, tmp_path):
-    import sqlite3
-
     copy = tmp_path / "copy.db"
-    copy.write_bytes(open(embedded.uri.removeprefix("sqlite:///"), "rb").read())
+    shutil.copy(embedded.uri.removeprefix("sqlite:///"), copy)
     with sqlite3.connect(copy) as base:
         base.execute("UPDATE model_versions SET storage_location = 'models:/churn/1'")
     base.close()

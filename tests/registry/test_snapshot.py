@@ -61,8 +61,11 @@ def test_uris_name_what_they_should(uri, address):
         "models:/@a",
         "runs:/a",
         "runs:/a/../b",
-    ]
-    + ["s3://bucket/model", "runs:/a//etc/passwd", "models:/a/²", "models:/a/Staging"],
+        "s3://bucket/model",
+        "runs:/a//etc/passwd",
+        "models:/a/²",
+        "models:/a/Staging",
+    ],
 )
 def test_other_uris_are_refused(uri):
     with pytest.raises(UsageError):

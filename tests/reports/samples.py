@@ -189,8 +189,8 @@ def _signals(audit: Audit, lift: float) -> dict[str, Floats]:
 _RULES: tuple[tuple[str, str, str, float | None, Literal["block", "warn"], str], ...] = (
     ("PG101", "Worst attack accuracy", "attack.accuracy", 0.60, "block", "high"),
     ("PG102", "Worst attack AUC", "attack.auc", 0.65, "block", "high"),
-    ("PG103", "TPR at 1% FPR", "attack.tpr_at_fpr", 0.05, "block", "high"),
-    ("PG104", "TPR at 0.1% FPR", "attack.tpr_at_fpr", 0.01, "block", "high"),
+    ("PG103", "TPR at 1 % FPR", "attack.tpr_at_fpr", 0.05, "block", "high"),
+    ("PG104", "TPR at 0.1 % FPR", "attack.tpr_at_fpr", 0.01, "block", "high"),
     ("PG201", "High-risk share", "risk.high_share", 0.01, "block", "high"),
     ("PG202", "High-risk persons in excess", "risk.high_excess_count", 100.0, "block", "medium"),
     ("PG203", "Worst group accuracy", "group.attack.accuracy", 0.70, "warn", "medium"),
@@ -293,13 +293,13 @@ def failing() -> Report:
     audit = _audit(4000, 4000, 2, 1, ("<=50K", ">50K"))
     rules = _rules(
         {
-            "PG101": (0.736, 0.7149, 0.7441, RuleStatus.FAIL, "lower bound 71.5% is above the limit of 60.0%"),
+            "PG101": (0.736, 0.7149, 0.7441, RuleStatus.FAIL, "lower bound 71.5 % is above the limit of 60.0 %"),
             "PG102": (0.8115, 0.7902, 0.8197, RuleStatus.FAIL, "lower bound 0.790 is above the limit of 0.650"),
-            "PG103": (0.132, 0.1034, 0.1361, RuleStatus.FAIL, "lower bound 10.3% is above the limit of 5.0%"),
+            "PG103": (0.132, 0.1034, 0.1361, RuleStatus.FAIL, "lower bound 10.3 % is above the limit of 5.0 %"),
             "PG104": (0.0415, 0.0094, 0.0442, RuleStatus.INCONCLUSIVE, "the bounds lie on both sides of the limit"),
-            "PG201": (0.118, 0.0981, 0.1312, RuleStatus.FAIL, "lower bound 9.8% is above the limit of 1.0%"),
+            "PG201": (0.118, 0.0981, 0.1312, RuleStatus.FAIL, "lower bound 9.8 % is above the limit of 1.0 %"),
             "PG202": (236.0, 196.0, 262.0, RuleStatus.FAIL, "lower bound 196 is above the limit of 100"),
-            "PG203": (0.7432, 0.7011, 0.7714, RuleStatus.FAIL, "class >50K: lower bound 70.1% is above 70.0%"),
+            "PG203": (0.7432, 0.7011, 0.7714, RuleStatus.FAIL, "class >50K: lower bound 70.1 % is above 70.0 %"),
             "PG301": (None, None, None, RuleStatus.PASS, "the model does not store training records"),
             "PG501": (None, None, None, RuleStatus.PASS, "all required attacks ran"),
         },
@@ -334,14 +334,17 @@ def failing() -> Report:
 def passing() -> Report:
     """A regularised logistic regression."""
     audit = _audit(12000, 12000, 1, 2, ("<=50K", ">50K"))
-    held: Callable[[str], str] = lambda high: f"upper bound {high} is within the limit"
+
+    def held(high: str) -> str:
+        return f"upper bound {high} is within the limit"
+
     rules = _rules(
         {
-            "PG101": (0.5071, 0.4989, 0.5148, RuleStatus.PASS, held("51.5%")),
+            "PG101": (0.5071, 0.4989, 0.5148, RuleStatus.PASS, held("51.5 %")),
             "PG102": (0.5093, 0.4996, 0.5187, RuleStatus.PASS, held("0.519")),
-            "PG103": (0.0112, 0.0071, 0.0163, RuleStatus.PASS, held("1.6%")),
-            "PG104": (0.0011, 0.0002, 0.0038, RuleStatus.PASS, held("0.38%")),
-            "PG201": (0.0, 0.0, 0.0004, RuleStatus.PASS, held("0.04%")),
+            "PG103": (0.0112, 0.0071, 0.0163, RuleStatus.PASS, held("1.6 %")),
+            "PG104": (0.0011, 0.0002, 0.0038, RuleStatus.PASS, held("0.38 %")),
+            "PG201": (0.0, 0.0, 0.0004, RuleStatus.PASS, held("0.04 %")),
             "PG202": (0.0, 0.0, 5.0, RuleStatus.PASS, held("5")),
             "PG203": (None, None, None, RuleStatus.NOT_APPLICABLE, "no group has both 100 members and 100 others"),
             "PG301": (None, None, None, RuleStatus.PASS, "the model does not store training records"),
@@ -385,8 +388,8 @@ def inconclusive() -> Report:
         {
             "PG101": (0.567, 0.401, 0.641, RuleStatus.INCONCLUSIVE, few),
             "PG102": (0.571, 0.382, 0.668, RuleStatus.INCONCLUSIVE, few),
-            "PG103": (None, None, None, RuleStatus.INCONCLUSIVE, "60 non-members cannot fix a threshold at 1% FPR"),
-            "PG104": (None, None, None, RuleStatus.INCONCLUSIVE, "60 non-members cannot fix a threshold at 0.1% FPR"),
+            "PG103": (None, None, None, RuleStatus.INCONCLUSIVE, "60 non-members cannot fix a threshold at 1 % FPR"),
+            "PG104": (None, None, None, RuleStatus.INCONCLUSIVE, "60 non-members cannot fix a threshold at 0.1 % FPR"),
             "PG201": (0.0, 0.0, 0.061, RuleStatus.INCONCLUSIVE, few),
             "PG202": (0.0, 0.0, 3.7, RuleStatus.PASS, "upper bound 3.7 is within the limit"),
             "PG203": (None, None, None, RuleStatus.NOT_APPLICABLE, "no group has both 100 members and 100 others"),
@@ -403,7 +406,7 @@ def inconclusive() -> Report:
         AttackFailed("rmia", "reference", ThreatModel.REFERENCE, "ended with a division by zero"),
     ]
     findings = (
-        Finding("power", "fail", Invalidates.PASS, 0.12, "a leak at the limit would be seen 12% of the time"),
+        Finding("power", "fail", Invalidates.PASS, 0.12, "a leak at the limit would be seen 12 % of the time"),
         Finding("shift", "warn", Invalidates.BOTH, 0.561, "members and non-members may differ in more than membership"),
     )
     return assemble.report(

@@ -56,8 +56,11 @@ def test_numpy_alone_can_read_an_entry(store):
 
 
 def test_nobody_else_can_read(store):
-    os.umask(0o022)
-    store.put(KEY, shadow())
+    before = os.umask(0o000)
+    try:
+        store.put(KEY, shadow())
+    finally:
+        os.umask(before)
     with store.workdir() as folder:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(store.path(KEY).stat().st_mode) == 0o600

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy_gate.datamodel import Outputs
-from privacy_gate.signals.logit_space import log_odds, probabilities, resolution_of, softplus
+from privacy_gate.signals.logit_space import odds, resolution_of, softplus
 
 
 def softmaxes(n=2000, classes=10, scale=3.0, seed=0, dtype=np.float64):
@@ -80,32 +80,32 @@ def test_nothing_to_see():
 def test_hidden_mass_is_shared_by_the_hidden_classes():
     """Top 2 of 4 with 0.2 not shown: 0.1 each. The rest of the top class is what it is: 0.4."""
     outputs = Outputs(np.array([[0.6, 0.2, 0.0, 0.0]]), "probabilities")
-    p, rest = probabilities(outputs)
-    np.testing.assert_allclose(p, [[0.6, 0.2, 0.1, 0.1]])
-    np.testing.assert_allclose(rest, [[0.4, 0.8, 0.9, 0.9]])
-    np.testing.assert_allclose(log_odds(outputs), np.log(p / rest))
+    seen = odds(outputs)
+    np.testing.assert_allclose(seen.p, [[0.6, 0.2, 0.1, 0.1]])
+    np.testing.assert_allclose(seen.rest, [[0.4, 0.8, 0.9, 0.9]])
+    np.testing.assert_allclose(seen.phi, np.log(seen.p / seen.rest))
 
 
 def test_a_hidden_class_never_overtakes_a_shown_one():
-    p, _ = probabilities(Outputs(np.array([[0.3, 0.05, 0.0]]), "probabilities"))
+    p = odds(Outputs(np.array([[0.3, 0.05, 0.0]]), "probabilities")).p
     assert p[0, 2] <= p[0, 1]
 
 
 def test_rounding_alone_hides_nothing():
     """Three classes of 1/3 rounded to 0.33 leave 0.01 over; the zero of the fourth is a zero."""
     outputs = Outputs(np.array([[0.33, 0.33, 0.33, 0.0]]), "probabilities", 0.01)
-    p, _ = probabilities(outputs)
+    p = odds(outputs).p
     assert p[0, 3] == 0.0
 
 
 def test_softmax_of_float32_hides_nothing():
-    p, _ = probabilities(Outputs(np.array([[1 - 1e-7, 0.0, 0.0]]), "probabilities"))
+    p = odds(Outputs(np.array([[1 - 1e-7, 0.0, 0.0]]), "probabilities")).p
     assert p[0, 1] == 0.0
 
 
 def test_confident_top_one_answers_stay_apart():
     """What a caller of a top-1 service learns: 0.999 and 0.9999 are ten times apart in odds."""
-    phi = log_odds(Outputs(np.array([[0.999, 0, 0], [0.9999, 0, 0]]), "probabilities"))[:, 0]
+    phi = odds(Outputs(np.array([[0.999, 0, 0], [0.9999, 0, 0]]), "probabilities")).phi[:, 0]
     assert phi[1] - phi[0] == pytest.approx(np.log(10), rel=1e-3)
 
 
@@ -114,3 +114,13 @@ def test_softplus(t):
     value = float(softplus(np.array(t)))
     assert value == pytest.approx(np.logaddexp(0.0, t), rel=1e-14)
     assert value > 0 or t < -700
+
+
+def test_answers_are_never_taken_for_each_other():
+    """The odds of the last model asked are kept; another model with equal shape must not get them."""
+    first, second = (Outputs(softmaxes(n=5, seed=seed), "probabilities") for seed in (1, 2))
+    alone = odds(second).phi.copy()
+    odds(first)
+    np.testing.assert_array_equal(odds(second).phi, alone)
+    assert not np.array_equal(odds(first).phi, alone)
+    assert not odds(first).phi.flags.writeable

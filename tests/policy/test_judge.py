@@ -1,0 +1,400 @@
+"""The decision: bounds, correction, precedence, admissibility, wording, and how often it is wrong."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from privacy_gate.datamodel import (
+    AttackFailed,
+    AttackSkipped,
+    Finding,
+    HighRisk,
+    Invalidates,
+    RiskScores,
+    RuleStatus,
+    Scope,
+    ThreatModel,
+)
+from privacy_gate.policy import CATALOG, judge, resolve
+from privacy_gate.policy.contract import Policy, RuleInForce
+from privacy_gate.policy.examples import FAMILIES, Known, evidence, result
+
+STANDARD = resolve("standard")
+ALL = list(FAMILIES)
+
+
+def policy(rules, **changes):
+    """A policy of the given rules: id -> settings."""
+    in_force = tuple(
+        RuleInForce(id, CATALOG[id].settings.model_validate(given), None) for id, given in sorted(rules.items())
+    )
+    return Policy("test", None, "", {}, {}, in_force, **changes)
+
+
+def attacks(**changes):
+    """The full suite, with some attacks replaced."""
+    return [changes.get(id, result(id)) for id in ALL]
+
+
+def crashed(id):
+    return AttackFailed(id, FAMILIES[id], ThreatModel.REFERENCE, "ValueError: boom")
+
+
+def skipped(id):
+    return AttackSkipped(id, FAMILIES[id], ThreatModel.REFERENCE, "needs reference models; there are none")
+
+
+def fired(check, invalidates, status="fail"):
+    return Finding(check, status, invalidates, 1.0, f"{check} is off")
+
+
+def outcome(verdict, id):
+    return next(rule for rule in verdict.rules if rule.id == id)
+
+
+LEAK = result("lira", accuracy=0.66, auc=0.6, error=0.0063)
+UNCLEAR = result("lira", accuracy=0.597, error=0.01)
+PASS_ONLY = (fired("saturated_outputs", Invalidates.PASS),)
+CONFOUNDED = (fired("out_model_placebo", Invalidates.BOTH),)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "findings", "status", "code"),
+    [
+        (attacks(), (), "pass", 0),
+        (attacks(lira=LEAK), (), "fail", 1),
+        (attacks(lira=UNCLEAR), (), "inconclusive", 4),
+        # A required attack that crashed is an error, one that was skipped or is absent is an open question.
+        (attacks(lira=crashed("lira")), (), "error", 3),
+        (attacks(lira=skipped("lira")), (), "inconclusive", 4),
+        ([result(id) for id in ALL if id != "entropy"], (), "inconclusive", 4),
+        # One that nobody requires is only said.
+        (attacks(rmia=crashed("rmia")), (), "pass_with_warnings", 0),
+        (attacks(rmia=skipped("rmia")), (), "pass", 0),
+        # Proven before broken before open.
+        (attacks(lira=LEAK, entropy=crashed("entropy")), (), "fail", 1),
+        (attacks(lira=LEAK, entropy=skipped("entropy")), (), "fail", 1),
+        (attacks(lira=crashed("lira"), entropy=skipped("entropy")), (), "error", 3),
+        (attacks(lira=UNCLEAR, entropy=crashed("entropy")), (), "error", 3),
+        # Inadmissible evidence takes a pass; a confounded one takes a failure too.
+        (attacks(), PASS_ONLY, "inconclusive", 4),
+        (attacks(), CONFOUNDED, "inconclusive", 4),
+        (attacks(lira=LEAK), PASS_ONLY, "fail", 1),
+        (attacks(lira=LEAK), CONFOUNDED, "inconclusive", 4),
+        (attacks(lira=LEAK, entropy=crashed("entropy")), CONFOUNDED, "error", 3),
+        # Nothing at all.
+        ([], (), "inconclusive", 4),
+        ([crashed(id) for id in ALL], (), "error", 3),
+        ([skipped(id) for id in ALL], (), "inconclusive", 4),
+    ],
+)
+def test_status_and_exit_code(outcomes, findings, status, code):
+    verdict = judge(STANDARD, replace(evidence(outcomes), findings=findings))
+    assert (verdict.status, verdict.exit_code) == (status, code)
+    assert verdict.headline
+    assert sum(verdict.counts.values()) == len(verdict.rules) == len(CATALOG)
+
+
+def test_headline_of_a_violation_names_number_bound_limit_and_attack():
+    verdict = judge(STANDARD, evidence(attacks(lira=LEAK)))
+    # low is 0.66 - 0.0063 z(1 - .05/18): 6 accuracies, 5 AUCs, 5 + 5 TPRs, ... = 22 hypotheses with the risk.
+    assert verdict.headline == "PG101 attack accuracy 0.66 (at least 0.64) exceeds 0.60: lira, reference, global"
+    rule = outcome(verdict, "PG101")
+    assert rule.low == pytest.approx(0.66 - 0.0063 * norm.isf(0.05 / 22))
+    assert rule.high == pytest.approx(0.66 + 0.0063 * norm.isf(0.05))
+    assert (rule.value, rule.limit, rule.cell) == (0.66, 0.60, "lira, reference, global")
+
+
+def test_headline_of_a_pass_names_the_tightest_rule():
+    headline = judge(STANDARD, evidence()).headline
+    assert headline.startswith("All 6 blocking rules hold; closest: PG101 attack accuracy is at most 0.51")
+
+
+def test_headline_of_an_open_question_says_how_many_records_decide():
+    verdict = judge(STANDARD, evidence(attacks(lira=UNCLEAR), n=500))
+    rule = outcome(verdict, "PG101")
+    # Normal theory at worst-case variance: n = .125 ((z(.05) + z(.2)) / .003)^2 to pass.
+    assert rule.needed["members"] == math.ceil(0.125 * ((norm.isf(0.05) + norm.isf(0.2)) / 0.003) ** 2)
+    assert "cannot be told from the limit 0.60; about 85," in verdict.headline
+    failing = judge(STANDARD, evidence(attacks(lira=result("lira", accuracy=0.604, error=0.01)), n=500))
+    expected = math.ceil(0.125 * ((norm.isf(0.05 / 22) + norm.isf(0.2)) / 0.004) ** 2)
+    # The observed difference is 0.604 - 0.60 in floating point, so allow the last record.
+    assert abs(outcome(failing, "PG101").needed["members"] - expected) <= 1
+
+
+def test_headline_of_inadmissible_evidence_gives_the_reason():
+    for findings in (PASS_ONLY, CONFOUNDED):
+        headline = judge(STANDARD, replace(evidence(), findings=findings)).headline
+        assert headline == f"The evidence is not admissible: {findings[0].check}: {findings[0].check} is off"
+    verdict = judge(STANDARD, replace(evidence(attacks(lira=LEAK)), findings=CONFOUNDED))
+    assert "out_model_placebo is off" in verdict.headline
+    assert "exceeds 0.60" in outcome(verdict, "PG101").reason
+
+
+def test_headline_of_a_crash_gives_the_reason():
+    assert "ValueError: boom" in judge(STANDARD, evidence(attacks(lira=crashed("lira")))).headline
+
+
+def test_numbers_get_as_many_digits_as_tell_them_from_the_limit():
+    leak = result("lira", accuracy=0.6031, error=0.0005)
+    headline = judge(policy({"PG101": {"max": 0.6}}), evidence([leak])).headline
+    assert headline.startswith("PG101 attack accuracy 0.603 (at least 0.602) exceeds 0.60")
+
+
+def test_warn_rules_never_block_and_are_said():
+    rules = {"PG101": {"max": 0.6}, "PG102": {"max": 0.65, "action": "warn", "reason": "pilot"}}
+    for auc in (0.8, 0.645):
+        verdict = judge(policy(rules), evidence([result("lira", auc=auc)]))
+        assert (verdict.status, verdict.exit_code) == ("pass_with_warnings", 0)
+        assert verdict.counts["warn"] == 1
+        assert "PG102 only warned" in verdict.headline
+        assert outcome(verdict, "PG102").reason.endswith("pilot")
+    assert judge(policy(rules), evidence([result("lira")])).status == "pass"
+
+
+def test_warn_rules_do_not_use_up_the_error_of_those_that_block():
+    alone = judge(policy({"PG101": {"max": 0.6}}), evidence([LEAK]))
+    beside = judge(policy({"PG101": {"max": 0.6}, "PG102": {"max": 0.65, "action": "warn"}}), evidence([LEAK]))
+    assert outcome(alone, "PG101").low == outcome(beside, "PG101").low == pytest.approx(LEAK.accuracy.lower(0.05))
+
+
+def test_rules_that_are_off_or_absent_are_listed():
+    verdict = judge(policy({"PG101": {"max": 0.6}, "PG102": {"max": 0.5, "action": "off"}}), evidence())
+    assert verdict.status == "pass"
+    assert [rule.id for rule in verdict.rules] == CATALOG.names()
+    assert outcome(verdict, "PG102").reason == "switched off by the policy"
+    assert outcome(verdict, "PG103").reason == "the policy does not have this rule"
+    assert verdict.counts["not_applicable"] == len(CATALOG) - 1
+
+
+def test_nothing_that_blocks_is_never_a_pass():
+    verdict = judge(policy({"PG101": {"max": 0.9, "action": "warn"}}), evidence())
+    assert (verdict.status, verdict.exit_code) == ("inconclusive", 4)
+
+
+def test_without_pg501_settings_every_attack_of_the_run_must_have_run():
+    rules = {"PG101": {"max": 0.6}, "PG501": {}}
+    assert judge(policy(rules), evidence()).exit_code == 0
+    assert judge(policy(rules), evidence(attacks(rmia=skipped("rmia")))).exit_code == 4
+    assert judge(policy(rules), evidence(attacks(rmia=crashed("rmia")))).exit_code == 3
+
+
+def test_a_required_attack_must_run_under_all_its_threat_models_unless_told_otherwise():
+    shadow = AttackSkipped("entropy", "metric", ThreatModel.SHADOW, "there are no shadows")
+    outcomes = [*attacks(), shadow]
+    assert judge(STANDARD, evidence(outcomes)).exit_code == 4
+    lenient = {"PG501": {"attacks": ["entropy"], "threat_models": "any"}, "PG101": {"max": 0.6}}
+    assert judge(policy(lenient), evidence(outcomes)).exit_code == 0
+    broken = [*attacks(), AttackFailed("entropy", "metric", ThreatModel.SHADOW, "boom")]
+    assert judge(policy(lenient), evidence(broken)).exit_code == 3
+
+
+def test_tpr_rules_do_not_pass_without_a_reference_attack():
+    metric = [result(id) for id in ("correctness", "confidence")]
+    verdict = judge(policy({"PG103": {"max": 0.05}}), evidence(metric))
+    assert (verdict.status, verdict.exit_code) == ("inconclusive", 4)
+    assert "needs a reference attack" in verdict.headline
+    leaky = [result("confidence", tpr=(0.2, 0.1))]
+    assert judge(policy({"PG103": {"max": 0.05}}), evidence(leaky)).exit_code == 1
+    assert judge(policy({"PG101": {"max": 0.6}}), evidence(metric)).exit_code == 0
+
+
+def test_a_ranking_seen_under_three_scopes_is_one_hypothesis():
+    scores = np.arange(5.0)
+    three = [replace(result("lira"), threshold=scope, scores=scores) for scope in Scope]
+    other = replace(result("rmia"), scores=scores)
+    examined = CATALOG["PG102"].examine(STANDARD.rule("PG102").settings, evidence([*three, other]))
+    assert [cell.name for cell in examined.cells] == ["lira, reference", "rmia, reference"]
+    accuracy = CATALOG["PG101"].examine(STANDARD.rule("PG101").settings, evidence([*three, other]))
+    assert len(accuracy.cells) == 4
+    # Another ranking is another hypothesis, even if its AUC is the same.
+    changed = [replace(three[0], scores=scores[::-1]), *three[1:]]
+    assert len(CATALOG["PG102"].examine(STANDARD.rule("PG102").settings, evidence(changed)).cells) == 2
+
+
+def test_non_adaptive_attacks_are_hypotheses_of_their_own():
+    pair = [result("lira"), replace(result("lira"), adaptive=False)]
+    examined = CATALOG["PG101"].examine(STANDARD.rule("PG101").settings, evidence(pair))
+    assert [cell.name for cell in examined.cells][1] == "lira, reference, global, non-adaptive"
+
+
+def test_holm_finds_more_rules_than_bonferroni_and_says_so():
+    # Two hypotheses at .05: the second needs p <= .05, not .025.
+    two = [result("lira", accuracy=0.60 + 0.01 * norm.isf(0.001), auc=0.65 + 0.01 * norm.isf(0.04), error=0.01)]
+    verdict = judge(policy({"PG101": {"max": 0.6}, "PG102": {"max": 0.65}}), evidence(two))
+    second = outcome(verdict, "PG102")
+    assert second.status is RuleStatus.FAIL
+    assert second.low < second.limit
+    assert "Holm" in second.reason
+    assert verdict.headline.endswith("; also PG102")
+
+
+def test_high_risk_must_be_verified_to_fail_but_not_to_block():
+    def judged(precision):
+        high = HighRisk(0.8, 1000, 100, Known(0.05, 0.001), Known(precision, 0.01))
+        risk = RiskScores("calibrated", np.empty(0), (high,), {})
+        return outcome(judge(STANDARD, replace(evidence(), risk=risk)), "PG201").status
+
+    assert judged(0.9) is RuleStatus.FAIL
+    assert judged(0.6) is RuleStatus.INCONCLUSIVE
+
+
+def test_high_risk_counted_at_another_score_is_not_measured():
+    verdict = judge(policy({"PG201": {"max": 0.5, "score": 0.9}}), evidence())
+    assert verdict.exit_code == 4
+    assert "counted at 0.8, not at 0.9" in verdict.headline
+
+
+def test_not_a_number_is_never_a_pass_nor_a_failure():
+    for measurement in (Known(math.nan), Known(0.5, math.nan), Known(0.9, math.nan)):
+        broken = replace(result("lira"), accuracy=measurement)
+        verdict = judge(policy({"PG101": {"max": 0.6}}), evidence([result("correctness"), broken]))
+        assert verdict.exit_code == 4
+        rule = outcome(verdict, "PG101")
+        assert None in (rule.value, rule.low, rule.high)
+
+
+def test_bounds_that_contradict_each_other_do_not_fail():
+    @dataclass(frozen=True)
+    class Crossed:
+        value: float = 0.65
+
+        def lower(self, alpha):
+            return 0.65
+
+        def upper(self, alpha):
+            return 0.55
+
+    crossed = replace(result("lira"), accuracy=Crossed())
+    assert judge(policy({"PG101": {"max": 0.6}}), evidence([crossed])).exit_code == 0
+
+
+def test_equivalence_takes_the_pass_when_a_check_only_warns():
+    findings = (Finding("class_marginals", "warn", Invalidates.BOTH, 0.08, "may be above 0.1"),)
+    warned = replace(evidence(), findings=findings)
+    assert judge(STANDARD, warned).status == "pass"
+    assert "validity warnings: class_marginals" in judge(STANDARD, warned).headline
+    assert judge(resolve("strict"), replace(evidence(), findings=())).status == "pass"
+    strict = judge(resolve("strict"), warned)
+    assert (strict.status, strict.exit_code) == ("inconclusive", 4)
+    assert "class_marginals" in strict.headline
+    assert judge(resolve("strict"), replace(warned, attacks=tuple(attacks(lira=LEAK)))).exit_code == 1
+
+
+def test_judging_twice_gives_the_same():
+    seen = evidence(attacks(lira=LEAK, rmia=UNCLEAR))
+    assert judge(STANDARD, seen) == judge(STANDARD, seen)
+
+
+# --- properties -----------------------------------------------------------------------------------------------------
+
+shares = st.floats(0.0, 1.0)
+errors = st.floats(1e-6, 0.2)
+results = st.builds(
+    lambda id, accuracy, auc, tpr, error: result(id, accuracy, auc, (tpr, tpr / 2), error),
+    st.sampled_from(ALL),
+    shares,
+    shares,
+    shares,
+    errors,
+)
+seen = st.builds(
+    lambda found, attributable, precision: evidence(found, attributable=attributable, precision=precision),
+    st.lists(results, max_size=4),
+    st.one_of(st.none(), shares),
+    shares,
+)
+limits = st.fixed_dictionaries({id: shares for id in ("PG101", "PG102", "PG103", "PG104", "PG201")})
+
+
+def with_limits(limits):
+    return policy({id: {"max": limit} for id, limit in limits.items()})
+
+
+@settings(max_examples=150, deadline=None)
+@given(seen, limits, st.floats(0.0, 1.0))
+def test_raising_every_limit_never_turns_a_pass_into_a_failure(found, limits, by):
+    raised = {id: limit + by * (1 - limit) for id, limit in limits.items()}
+    before, after = judge(with_limits(limits), found), judge(with_limits(raised), found)
+    if before.exit_code == 0:
+        assert after.exit_code == 0
+    if after.exit_code == 1:
+        assert before.exit_code == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(seen, limits)
+def test_a_rule_that_fails_has_an_upper_bound_beyond_its_limit(found, limits):
+    for rule in judge(with_limits(limits), found).rules:
+        if rule.status is RuleStatus.FAIL:
+            assert rule.high > rule.limit
+        if rule.status is RuleStatus.PASS:
+            assert rule.high <= rule.limit
+            assert rule.low <= rule.limit
+
+
+@settings(max_examples=100, deadline=None)
+@given(seen, limits)
+def test_the_verdict_is_that_of_the_definition(found, limits):
+    """A slow twin of DESIGN.md section 5, in one place and without rules, families or wording."""
+    with_rules = with_limits(limits)
+    cells, complete = [], True
+    for in_force in with_rules.rules:
+        examined = CATALOG[in_force.id].examine(in_force.settings, found)
+        cells += examined.cells
+        complete &= bool(examined.cells) and not examined.withheld
+    some_fail = any(c.measurement.lower(0.05 / len(cells)) > c.limit for c in cells)
+    all_pass = complete and all(c.measurement.upper(0.05) <= c.limit for c in cells)
+    assert judge(with_rules, found).exit_code == (1 if some_fail else 0 if all_pass else 4)
+
+
+# --- how often it is wrong ------------------------------------------------------------------------------------------
+
+
+def codes(truths, correlation, limit, replicates=400, error=0.01, seed=0):
+    """Exit codes over replicates of attacks whose estimates are correlated, as attacks on one model are."""
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=(replicates, 1))
+    own = rng.normal(size=(replicates, len(truths)))
+    noise = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own
+    estimates = np.asarray(truths) + error * noise
+    rules = policy({"PG101": {"max": limit}})
+    template = result("correctness")
+    return np.array(
+        [
+            judge(
+                rules,
+                evidence([replace(template, id=f"a{i}", accuracy=Known(float(v), error)) for i, v in enumerate(row)]),
+            ).exit_code
+            for row in estimates
+        ]
+    )
+
+
+def slack(rate, replicates=400):
+    """Three standard errors of a simulated rate: one in 700 runs is beyond by chance, and the seed is fixed."""
+    return 3 * math.sqrt(rate * (1 - rate) / replicates)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7])
+def test_false_passes_stay_at_their_rate(correlation):
+    # One attack at the limit, seven below: the worst case for a pass, which that one alone must prevent.
+    assert (codes([0.6] + [0.5] * 7, correlation, 0.6) == 0).mean() <= 0.05 + slack(0.05)
+    # All eight at the limit: each of them must be unlucky at once.
+    assert (codes([0.6] * 8, correlation, 0.6) == 0).mean() <= 0.05 + slack(0.05)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7])
+def test_false_failures_stay_at_their_rate(correlation):
+    # All at the limit: the most that a model may leak without violating the policy.
+    assert (codes([0.6] * 8, correlation, 0.6) == 1).mean() <= 0.05 + slack(0.05)
+
+
+def test_clear_cases_are_decided():
+    assert (codes([0.5] * 8, 0.7, 0.6) == 0).mean() == 1.0
+    assert (codes([0.5] * 7 + [0.7], 0.7, 0.6) == 1).mean() == 1.0

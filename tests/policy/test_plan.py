@@ -1,0 +1,69 @@
+"""What can be decided is said before anything is trained, and with the published sample sizes."""
+
+import pytest
+
+from privacy_gate.policy import CATALOG, decidability, resolve
+from privacy_gate.policy.contract import Effort, LimitSettings
+
+
+def answers(profile, members, nonmembers):
+    return {
+        id: (decidable, sentence) for id, decidable, sentence in decidability(resolve(profile), members, nonmembers)
+    }
+
+
+@pytest.mark.parametrize(
+    ("gap", "power", "alpha", "records"),
+    [  # methods.md 4.4, rounded there to whole records
+        (0.05, 0.8, 0.05, 310),
+        (0.05, 0.9, 0.05, 429),
+        (0.05, 0.95, 0.05, 542),
+        (0.05, 0.8, 0.05 / 8, 558),
+        (0.03, 0.8, 0.05, 859),
+        (0.02, 0.8, 0.05, 1933),
+    ],
+)
+def test_published_sample_sizes(gap, power, alpha, records):
+    needed = CATALOG["PG101"].needed(LimitSettings(max=0.5 + gap), Effort(None, alpha, power, 1, 1))
+    assert abs(needed["members"] - records) <= 1
+    assert needed["members"] == needed["nonmembers"]
+
+
+def test_auc_at_chance_needs_its_null_variance():
+    # Var = 1/(6 n) at chance, so n = (z/.05)^2 / 6, plus the record for the smaller term.
+    needed = CATALOG["PG102"].needed(LimitSettings(max=0.55), Effort(None, 0.05, 0.8, 1, 1))
+    assert needed["members"] == pytest.approx((2.4865 / 0.05) ** 2 / 6 + 1, abs=1)
+
+
+def test_few_records_cannot_decide_low_false_positive_rates():
+    standard = answers("standard", 1000, 1000)
+    assert standard["PG101"][0]
+    assert standard["PG103"][0]
+    assert not standard["PG104"][0]
+    assert "cannot be decided with 1,000 and 1,000" in standard["PG104"][1]
+    assert answers("standard", 5000, 5000)["PG104"][0]
+
+
+def test_strict_needs_more_than_standard():
+    strict, standard = answers("strict", 2000, 2000), answers("standard", 2000, 2000)
+    assert sum(decidable for decidable, _ in strict.values()) < sum(decidable for decidable, _ in standard.values())
+
+
+def test_what_was_asked_for_is_enough():
+    for profile in ("strict", "standard", "internal"):
+        policy = resolve(profile)
+        for rule in policy.rules:
+            needed = CATALOG[rule.id].needed(rule.settings, Effort(None, 0.05, 0.8, 100, 100))
+            if needed:
+                again = {id: decidable for id, decidable, _ in decidability(policy, *needed.values())}
+                assert again[rule.id]
+
+
+def test_a_limit_at_chance_is_never_proven():
+    needed = CATALOG["PG101"].needed(LimitSettings(max=0.5), Effort(None, 0.05, 0.8, 100, 100))
+    assert needed == {}
+    assert CATALOG["PG103"].needed(LimitSettings(max=0.01), Effort(None, 0.05, 0.8, 100, 100)) == {}
+
+
+def test_rules_without_a_limit_are_left_out():
+    assert "PG501" not in answers("standard", 100, 100)
