@@ -82,26 +82,30 @@ def fit(scores: Floats, member: Bools, labels: Ints, classes: int, scope: Scope)
     if np.isnan(ordered[-1]):  # NaN sort last
         raise _nan(scores)
     np.minimum(ordered, _LARGEST, out=ordered)  # as in `decide`: +inf as a score stays below +inf as "nobody"
+    inside = member[order]
     alike = np.array([members, -nonmembers])  # what letting a non-member, a member fall wins
 
     def pooled() -> float:
-        return float(_best(ordered, alike[member[order].view(np.uint8)], np.zeros(1, dtype=np.int64))[0])
+        return float(_best(ordered, alike[inside.view(np.uint8)], np.zeros(1, dtype=np.int64))[0])
 
     if scope is Scope.GLOBAL:
         return Thresholds(scope, _frozen(np.full(classes, pooled())))
 
-    # Class and membership in one small unsigned integer: one gather for both, and a radix sort, linear in n.
-    small = np.min_scalar_type(2 * classes)
-    kind: NDArray[Any] = (labels.astype(small) << 1) | member
-    nonmembers_of, members_of = np.bincount(kind, minlength=2 * classes).reshape(classes, 2).T
-    kind = kind[order]
+    # Class and membership in one small unsigned integer: one gather for both, and a radix sort, linear in n. Arrays of
+    # n that are done with lend their memory to the next ones, for the reason given in `_best`.
+    kind: NDArray[Any] = (labels.astype(np.min_scalar_type(2 * classes))[order] << 1) | inside
     by_class = np.argsort(kind >> 1, kind="stable")
+    kind = kind[by_class]
+    grouped = np.take(ordered, by_class, out=order.view(np.float64), mode="clip")
+    starts = np.flatnonzero(np.diff(kind >> 1, prepend=kind.dtype.type(classes)))  # no class is called `classes`
+    present = kind[starts] >> 1
+    members_of, nonmembers_of = np.zeros((2, classes), dtype=np.int64)
+    members_of[present] = np.add.reduceat(kind & 1, starts, dtype=np.int64)
+    nonmembers_of[present] = np.diff(starts, append=len(kind)) - members_of[present]
     own = np.stack((members_of, -nonmembers_of), axis=1)  # [K, 2]
     gains = own if scope is Scope.CLASS else np.broadcast_to(alike, own.shape)
-    present = np.flatnonzero(members_of + nonmembers_of)
-    starts = np.append(0, np.cumsum((members_of + nonmembers_of)[present])[:-1])
     values = np.full(classes, np.inf)
-    values[present] = _best(ordered[by_class], gains.ravel()[kind[by_class]], starts)
+    values[present] = _best(grouped, np.take(gains.ravel(), kind, out=by_class, mode="clip"), starts)
     lacking = np.flatnonzero((members_of == 0) | (nonmembers_of == 0))
     if len(lacking):
         values[lacking] = pooled()

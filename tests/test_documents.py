@@ -197,11 +197,15 @@ shadows:
     found = findings(tmp_path, text, Config)
     assert found == [
         "p.yaml:4:3: error[missing]: data.nonmembers.path: Field required",
-        "p.yaml:4:16: error[extra_forbidden]: data.nonmembers.pth: "
-        "Extra inputs are not permitted (did you mean 'path'?)",
+        (
+            "p.yaml:4:16: error[extra_forbidden]: data.nonmembers.pth: "
+            "Extra inputs are not permitted (did you mean 'path'?)"
+        ),
         "p.yaml:6:3: error[extra_forbidden]: shadows.coutn: Extra inputs are not permitted (did you mean 'count'?)",
-        "p.yaml:7:11: error[value_error]: shadows.recipe: "
-        "choose one of clone, model, python, load; got clone and python",
+        (
+            "p.yaml:7:11: error[value_error]: shadows.recipe: "
+            "choose one of clone, model, python, load; got clone and python"
+        ),
     ]
     text = "apiVersion: privacy-gate/v2\ndata: {members: a, nonmembers: b}\nshadows: {timeout: soon}\n"
     found = findings(tmp_path, text, Config)

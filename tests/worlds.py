@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -141,3 +143,34 @@ def auc(scores: Floats, member: Bools) -> float:
 def auc_noise(n_members: int, n_nonmembers: int) -> float:
     """Standard deviation of the AUC of a score that knows nothing (Mann-Whitney, no ties: an upper bound)."""
     return float(np.sqrt((n_members + n_nonmembers + 1) / (12 * n_members * n_nonmembers)))
+
+
+def observations_of(outputs: Outputs, labels: Ints, known: Ints | Literal[-1] = -1) -> Observations:
+    """All signals of one model alone; membership withheld unless given."""
+    n = len(labels)
+    return Observations(
+        target=collect(outputs, labels, SIGNALS.names()),
+        labels=labels,
+        known=np.broadcast_to(known, (n,)).astype(np.int8),
+        persons=np.arange(n),
+        classes=outputs.values.shape[1],
+    )
+
+
+def location30(folder: Path, model: str) -> tuple[Observations, Observations, Audit]:
+    """The paper authors' own predictions, `undefended` or `memguard`: target, shadow records, answer key."""
+    arrays = np.load(folder / "location30" / f"predictions_{model}.npz")
+
+    def side(who: str) -> tuple[Outputs, Ints, Bools]:
+        probs, labels = (
+            np.concatenate([arrays[f"{who}_member_{what}"], arrays[f"{who}_nonmember_{what}"]])
+            for what in ("probs", "labels")
+        )
+        member = np.arange(len(labels)) < len(arrays[f"{who}_member_labels"])
+        return Outputs(probs, "probabilities"), labels.astype(np.int64), member
+
+    outputs, labels, member = side("target")
+    audit = Audit(member, labels, np.arange(len(labels)), tuple(str(k) for k in range(outputs.values.shape[1])))
+    shadow, shadow_labels, shadow_member = side("shadow")
+    pool = observations_of(shadow, shadow_labels, shadow_member.astype(np.int64))
+    return observations_of(outputs, labels), pool, audit

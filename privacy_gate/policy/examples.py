@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
 from privacy_gate.datamodel import AttackOutcome, AttackResult, Evidence, HighRisk, RiskScores, Scope, ThreatModel
+
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +22,11 @@ class Known:
 
     def lower(self, alpha: float) -> float:
         """One-sided lower bound at confidence 1 - alpha."""
-        return max(0.0, self.value - self.error * float(norm.isf(alpha)))
+        return max(0.0, self.value + self.error * _NORMAL.inv_cdf(alpha))
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at confidence 1 - alpha."""
-        return min(1.0, self.value + self.error * float(norm.isf(alpha)))
+        return min(1.0, self.value - self.error * _NORMAL.inv_cdf(alpha))
 
 
 FAMILIES = {

@@ -350,8 +350,10 @@ class MlflowRegistry:
 
     def _follow(self, location: str, depth: int = 0) -> str:
         """The place of the files behind models:/ and runs:/ sources, which copied versions have."""
-        if depth > 8 or not location.startswith(("models:", "runs:")):
+        if not location.startswith(("models:", "runs:")):
             return location
+        if depth == 8:
+            raise UsageError(f"{clean(location, 200)}: its source leads back to itself", "register the model again")
         address = snapshots.parse(location)
         if isinstance(address, Folder):
             return location

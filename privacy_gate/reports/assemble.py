@@ -212,29 +212,31 @@ def suppress(counts: Sequence[int] | NDArray[Any], minimum: int = MIN_CELL) -> t
     return tuple(None if index in hidden else count for index, count in enumerate(cells))
 
 
-def histogram(name: str, values: Floats, member: Bools, edges: Floats | None = None) -> doc.Histogram | None:
-    """Counts of members and non-members in equal cells between the 1 % and 99 % points; the outer cells take the rest.
+def histogram(
+    name: str, values: Floats, member: Bools, span: tuple[float, float] | None = None
+) -> doc.Histogram | None:
+    """Counts of members and non-members in equal cells over `span`; the outer cells take the rest.
 
-    None when there is nothing to show (no finite value). Extremes are single records, so they set no edge.
+    Without a span: between the 1 % and 99 % points, since extremes are single records and set no edge. There are fewer
+    cells where there are few records. None when there is nothing to show.
     """
     finite = np.isfinite(values)
-    if not finite.any():
+    fewer = int(min((finite & member).sum(), (finite & ~member).sum()))
+    if fewer < MIN_CELL:
         return None
-    if edges is None:
-        low, high = np.quantile(values[finite], [0.01, 0.99])
-        if not high > low:
-            low, high = low - 0.5, high + 0.5
-        edges = np.linspace(float(f"{low:.3g}"), float(f"{high:.3g}"), BINS + 1)
-        if not edges[-1] > edges[0]:
-            edges = np.linspace(low, high, BINS + 1)
+    edges = np.linspace(*(span or _span(values[finite])), min(BINS, max(4, fewer // (2 * MIN_CELL))) + 1)
     clipped = np.clip(values, edges[0], edges[-1])
-    counts = [np.histogram(clipped[finite & side], bins=edges)[0] for side in (member, ~member)]
+    counts = [suppress(np.histogram(clipped[finite & side], bins=edges)[0]) for side in (member, ~member)]
+    if all(count is None for side in counts for count in side):
+        return None
     return doc.Histogram(
-        name=name,
-        edges=tuple(float(f"{edge:.6g}") for edge in edges),
-        members=suppress(counts[0]),
-        nonmembers=suppress(counts[1]),
+        name=name, edges=tuple(float(f"{edge:.6g}") for edge in edges), members=counts[0], nonmembers=counts[1]
     )
+
+
+def _span(values: Floats) -> tuple[float, float]:
+    low, high = (float(f"{point:.3g}") for point in np.quantile(values, [0.01, 0.99]))
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
 def groups(scores: Floats, audit: datamodel.Audit, score: float) -> tuple[doc.Group, ...]:
@@ -304,7 +306,7 @@ def risk(
             for score, share, records in scores.reliability
             if records and number(score) is not None
         ),
-        distribution=histogram("risk score", scores.scores, audit.member, np.linspace(0.0, 1.0, BINS + 1)),
+        distribution=histogram("risk score", scores.scores, audit.member, (0.0, 1.0)),
         groups=groups(scores.scores, audit, scores.high[0].score if scores.high else 0.8),
         shown=tuple(risk(other, audit, (), alpha) for other in shown),
     )

@@ -218,6 +218,8 @@ def _outlines(tops: Sequence[float | None], lefts: Sequence[float], bottom: floa
 
 def _overlap(shares: Sequence[Sequence[float | None]]) -> str:
     both = [min(a, b) for a, b in zip(*shares, strict=True) if a is not None and b is not None]
+    if not both:
+        return "Too few records in each cell to compare."
     return f"The two overlap by about {100 * sum(both):.0f} % of the records shown."
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from privacy_gate.reports import charts, figures, report_format, view, wording
 from privacy_gate.reports.document import RecordSet, Report
 from privacy_gate.reports.templating import context, environment
 from privacy_gate.resources import templates
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def _printed(value: Any) -> Any:
@@ -52,6 +56,11 @@ def _data_sets(report: Report) -> list[tuple[str, RecordSet]]:
     return [(name, records) for name, records in named if records is not None]
 
 
+@functools.cache
+def _environment() -> Environment:
+    return environment(autoescape=True, finalize=_printed)
+
+
 @report_format("html", suffix=".html")
 def render(report: Report) -> str:
     """The report for release managers and privacy officers."""
@@ -62,7 +71,7 @@ def render(report: Report) -> str:
     seen = context(report)
     risk = report.risk
     return (
-        environment(autoescape=True, finalize=_printed)
+        _environment()
         .get_template("report.html.j2")
         .render(
             **seen,

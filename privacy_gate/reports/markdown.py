@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from privacy_gate.reports import figures, report_format
 from privacy_gate.reports.document import Report
 from privacy_gate.reports.templating import context, environment
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # As entities where a parser of logs (`::command`, `##vso[`), a table (`|`) or a mention (`@`) reads the raw text.
 _ENTITIES = {ord(c): f"&#{ord(c)};" for c in "&<>|#@`"}
@@ -39,10 +43,15 @@ def _printed(value: Any) -> Any:
     return figures.DASH if value is None else escape(str(value))
 
 
+@functools.cache
+def _environment() -> Environment:
+    made = environment(autoescape=False, finalize=_printed)
+    made.filters["bounds"] = _bounds
+    return made
+
+
 @report_format("markdown", suffix=".md")
 def render(report: Report) -> str:
     """Verdict, rules, strongest attacks and where the report is."""
-    templates = environment(autoescape=False, finalize=_printed)
-    templates.filters["bounds"] = _bounds
-    text = templates.get_template("report.md.j2").render(**context(report))
+    text = _environment().get_template("report.md.j2").render(**context(report))
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"

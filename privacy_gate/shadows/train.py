@@ -33,21 +33,8 @@ from privacy_gate.features import Features
 from privacy_gate.request import Recipe
 from privacy_gate.shadows import worker
 from privacy_gate.shadows.recipes import CATALOG, Context, choose
-from privacy_gate.shadows.recipes.load import finished
 from privacy_gate.shadows.store import FORMAT, Store, Trained
 from privacy_gate.storage import sha256_of_json
-
-__all__ = [
-    "Progress",
-    "Shadows",
-    "TrainingTask",
-    "finished",
-    "keys",
-    "numeric_path",
-    "prepare",
-    "train",
-    "usable_cores",
-]
 
 _POLL = 0.1  # seconds between two looks at the clock
 _START_LIMIT = 300.0  # seconds that a worker may take to import its libraries

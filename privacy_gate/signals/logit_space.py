@@ -121,6 +121,7 @@ def _with_hidden_mass(p: Floats, resolution: float) -> Floats:
     count = hidden.sum(axis=1)
     missing = 1.0 - p.sum(axis=1)
     short = (missing > classes * max(_STEP32, resolution / 2)) & (count > 0)
+    short |= count == classes  # rounded to nothing: says nothing of any class
     if not short.any():
         return p
     least = np.where(hidden, np.inf, p).min(axis=1)

@@ -44,11 +44,11 @@ def class_marginals(c: Circumstances) -> Finding:
     def cramers_v(noncentral: float) -> float:
         return float(np.sqrt(noncentral / independent))
 
+    # Without any difference the statistic is `freedom` on average: that much of V is chance (Bergsma 2013).
     effect = Effect(
-        cramers_v(statistic),
+        cramers_v(max(statistic - freedom, 0.0)),
         cramers_v(noncentrality(statistic, freedom, corrected_alpha(c))),
-        # A fit that is better than chance allows has a bound of 0; what was seen is then the better bound.
-        cramers_v(max(statistic, noncentrality(statistic, freedom, 1 - c.alpha))),
+        cramers_v(noncentrality(statistic, freedom, 1 - c.alpha)),
     )
     most = limit(c, name, LIMIT)
     status = effect.against(most)

@@ -9,22 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from privacy_gate.attacks import CATALOG
-from privacy_gate.datamodel import Observations, Outputs
-from privacy_gate.signals import CATALOG as SIGNALS
-from privacy_gate.signals import collect
-from tests.worlds import auc, gaussian_models, gaussian_world, observe
-
-
-def observations_of(outputs: Outputs, labels) -> Observations:
-    """Observations of a target alone, all membership withheld."""
-    n = len(labels)
-    return Observations(
-        target=collect(outputs, labels, SIGNALS.names()),
-        labels=labels,
-        known=np.full(n, -1, dtype=np.int8),
-        persons=np.arange(n),
-        classes=outputs.values.shape[1],
-    )
+from privacy_gate.datamodel import Outputs
+from tests.worlds import auc, gaussian_models, gaussian_world, location30, observations_of, observe
 
 
 def test_correctness_accuracy_is_the_generalisation_gap():
@@ -107,3 +93,20 @@ def test_relabelling_classes_changes_no_score():
     for name in ("correctness", "confidence", "entropy", "modified_entropy", "lira"):
         score = CATALOG[name].score
         np.testing.assert_allclose(score(first), score(second), rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+PUBLISHED_AUC = {
+    "undefended": {"confidence": 0.8698, "entropy": 0.8444, "modified_entropy": 0.8711},
+    "memguard": {"confidence": 0.6900, "entropy": 0.6012, "modified_entropy": 0.6037},
+}
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("model", PUBLISHED_AUC)
+def test_areas_on_the_published_predictions(reference_data, model):
+    """Scores in logit space order the authors' own predictions as theirs do, to the printed digits."""
+    seen, _, audit = location30(reference_data, model)
+    found = {name: auc(CATALOG[name].score(seen), audit.member) for name in PUBLISHED_AUC[model]}
+    assert found == pytest.approx(PUBLISHED_AUC[model], abs=6e-5)
+    decided = CATALOG["correctness"].score(seen)
+    assert (decided[audit.member].mean() + 1 - decided[~audit.member].mean()) / 2 == pytest.approx(0.687, abs=1e-12)

@@ -102,7 +102,7 @@ def test_status_and_exit_code(outcomes, findings, status, code):
 
 def test_headline_of_a_violation_names_number_bound_limit_and_attack():
     verdict = judge(STANDARD, evidence(attacks(lira=LEAK)))
-    # low is 0.66 - 0.0063 z(1 - .05/18): 6 accuracies, 5 AUCs, 5 + 5 TPRs, ... = 22 hypotheses with the risk.
+    # 6 accuracies, 5 AUCs, 5 + 5 TPRs and the risk: 22 hypotheses.
     assert verdict.headline == "PG101 attack accuracy 0.66 (at least 0.64) exceeds 0.60: lira, reference, global"
     rule = outcome(verdict, "PG101")
     assert rule.low == pytest.approx(0.66 - 0.0063 * norm.isf(0.05 / 22))
@@ -255,8 +255,10 @@ def test_not_a_number_is_never_a_pass_nor_a_failure():
         broken = replace(result("lira"), accuracy=measurement)
         verdict = judge(policy({"PG101": {"max": 0.6}}), evidence([result("correctness"), broken]))
         assert verdict.exit_code == 4
-        rule = outcome(verdict, "PG101")
-        assert None in (rule.value, rule.low, rule.high)
+        assert outcome(verdict, "PG101").status is RuleStatus.INCONCLUSIVE
+    unknown = replace(result("lira"), accuracy=Known(math.nan))
+    # A report has no NaN: what is not a number was not measured.
+    assert outcome(judge(policy({"PG101": {"max": 0.6}}), evidence([unknown])), "PG101").value is None
 
 
 def test_bounds_that_contradict_each_other_do_not_fail():
@@ -296,7 +298,7 @@ def test_judging_twice_gives_the_same():
 shares = st.floats(0.0, 1.0)
 errors = st.floats(1e-6, 0.2)
 results = st.builds(
-    lambda id, accuracy, auc, tpr, error: result(id, accuracy, auc, (tpr, tpr / 2), error),
+    lambda name, accuracy, auc, tpr, error: result(name, accuracy, auc, (tpr, tpr / 2), error),
     st.sampled_from(ALL),
     shares,
     shares,
@@ -309,7 +311,7 @@ seen = st.builds(
     st.one_of(st.none(), shares),
     shares,
 )
-limits = st.fixed_dictionaries({id: shares for id in ("PG101", "PG102", "PG103", "PG104", "PG201")})
+limits = st.fixed_dictionaries(dict.fromkeys(("PG101", "PG102", "PG103", "PG104", "PG201"), shares))
 
 
 def with_limits(limits):
@@ -356,7 +358,7 @@ def test_the_verdict_is_that_of_the_definition(found, limits):
 # --- how often it is wrong ------------------------------------------------------------------------------------------
 
 
-def codes(truths, correlation, limit, replicates=400, error=0.01, seed=0):
+def codes(truths, correlation, limit, replicates=1200, error=0.01, seed=0):
     """Exit codes over replicates of attacks whose estimates are correlated, as attacks on one model are."""
     rng = np.random.default_rng(seed)
     shared = rng.normal(size=(replicates, 1))
@@ -376,7 +378,7 @@ def codes(truths, correlation, limit, replicates=400, error=0.01, seed=0):
     )
 
 
-def slack(rate, replicates=400):
+def slack(rate, replicates=1200):
     """Three standard errors of a simulated rate: one in 700 runs is beyond by chance, and the seed is fixed."""
     return 3 * math.sqrt(rate * (1 - rate) / replicates)
 

@@ -152,8 +152,10 @@ rules:
 """,
     )
     assert findings(path) == [
-        "policy.yaml:3:1: error[extra_forbidden]: valid_day: "
-        "Extra inputs are not permitted (did you mean 'valid_days'?)",
+        (
+            "policy.yaml:3:1: error[extra_forbidden]: valid_day: "
+            "Extra inputs are not permitted (did you mean 'valid_days'?)"
+        ),
         "policy.yaml:4:15: error[less_than]: alpha.pass: Input should be less than 0.5",
         "policy.yaml:6:16: error[float_type]: rules.PG103.max: Input should be a valid number",
         "policy.yaml:7:3: error[unknown-rule]: rules.PG10: there is no such rule (did you mean 'PG104'?)",
@@ -161,8 +163,10 @@ rules:
         "policy.yaml:8:32: error[literal_error]: rules.PG104.action: Input should be 'block', 'warn' or 'off'",
         "policy.yaml:9:10: error[dict_type]: rules.PG201: Input should be a valid dictionary",
         "policy.yaml:11:3: error[duplicate-key]: rules.PG101: the key is already given in line 10",
-        "base.yaml:4:11: error[extra_forbidden]: rules.PG101.maxx: "
-        "Extra inputs are not permitted (did you mean 'max'?)",
+        (
+            "base.yaml:4:11: error[extra_forbidden]: rules.PG101.maxx: "
+            "Extra inputs are not permitted (did you mean 'max'?)"
+        ),
         "base.yaml:5:16: error[less_than_equal]: rules.PG102.max: Input should be less than or equal to 1",
     ]
 
@@ -185,8 +189,10 @@ rules:
         ("extends: [standard]\n", "policy.yaml:2:10: error[string_type]: extends: Input should be a valid string"),
         (
             "extends: standard\nrules: {PG501: {attacks: []}}\n",
-            "policy.yaml:3:26: error[too_short]: rules.PG501.attacks: "
-            "List should have at least 1 item after validation, not 0",
+            (
+                "policy.yaml:3:26: error[too_short]: rules.PG501.attacks: "
+                "List should have at least 1 item after validation, not 0"
+            ),
         ),
         (
             "extends: standard\nrules: {PG101: {max: .nan}}\n",

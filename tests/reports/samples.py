@@ -47,10 +47,10 @@ class Measured:
     floor: float = 0.0
 
     def lower(self, alpha: float) -> float:
-        return round(max(self.floor, self.value + self.error * NormalDist().inv_cdf(alpha)), 6)
+        return round(max(self.value + self.error * NormalDist().inv_cdf(alpha), self.floor), 6)
 
     def upper(self, alpha: float) -> float:
-        return round(min(1.0, self.value - self.error * NormalDist().inv_cdf(alpha)), 6)
+        return round(min(self.value - self.error * NormalDist().inv_cdf(alpha), 1.0), 6)
 
 
 def _roc(scores: Floats, member: np.ndarray) -> tuple[Floats, Floats]:

@@ -33,7 +33,7 @@ def test_a_missing_function_suggests_its_neighbour_without_running_the_file(tmp_
 
 @pytest.mark.parametrize("reference", ["recipe.py", "recipe.py:", ":train", "recipe.py:a b"])
 def test_not_a_reference(tmp_path, reference):
-    with pytest.raises(ConfigError, match="not path.py:function"):
+    with pytest.raises(ConfigError, match="is not path"):
         locate(reference, tmp_path, KEY)
 
 

@@ -31,6 +31,7 @@ EXTREMES = {
     "one-hot float16": Outputs(np.eye(3, dtype=np.float16)[[1, 1, 1, 1, 2, 0]], "probabilities"),
     "subnormal": Outputs(np.array([[1.0, 5e-324, 0]] * 6), "probabilities", 5e-324),
     "rounded to nothing": Outputs(np.zeros((6, 3)), "probabilities", 0.1),
+    "rounded to nothing by whole numbers": Outputs(np.zeros((6, 3)), "probabilities", 1.0),
     "top 1 of 3": Outputs(np.array([[0.6, 0, 0]] * 6), "probabilities"),
     "forest": Outputs(np.array([[0.99, 0.01, 0.0], [0.0, 0.5, 0.5]] * 3), "probabilities", 0.01),
 }

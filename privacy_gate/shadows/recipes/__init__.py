@@ -92,7 +92,10 @@ def recipe(
 def choose(settings: Recipe) -> RecipeKind:
     """The recipe that a config asks for; clone when it asks for none. Finished shadows (`load`) need no recipe."""
     if settings.load:
-        raise UsageError("shadows.recipe.load names finished shadows: there is nothing to train", "use recipes.load")
+        raise UsageError(
+            "shadows.recipe.load names finished shadows: there is nothing to train",
+            "read them instead: recipes.load.finished",
+        )
     asked = [name for name in CATALOG.names() if getattr(settings, name, None)]
     return CATALOG[asked[0] if asked else "clone"]
 

@@ -1,0 +1,253 @@
+"""`privacy-gate doctor`: would a check run here? Every finding comes with its mend."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from privacy_gate.cli import app
+from privacy_gate.errors import ExitCode, GateError, UsageError
+
+if TYPE_CHECKING:
+    from privacy_gate.request import CheckRequest, Config
+
+GIGABYTE = 1 << 30
+LEAST_FREE, COMFORTABLE_FREE = GIGABYTE // 4, 2 * GIGABYTE
+DISTRIBUTION = "privacy-gate"
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """One finding; `code` is what a failure of its kind makes of the exit code."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    mend: str = ""
+    code: ExitCode = ExitCode.FAILED
+
+
+MARKS = {"ok": ("✔", "green"), "warn": ("!", "yellow"), "fail": ("✖", "bold red")}
+
+
+@app.command()
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Default: privacy-gate.yaml in this folder, if any.", show_default=False),
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Where finished shadows are kept.", show_default=False)] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("privacy-gate-report"),
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> int:
+    """Look at the configuration, the registry, the disks and the installation; changes nothing.
+
+    Ends with 0 if a check can run, with 2 if the configuration is wrong, with 3 if anything else is.
+    """
+    findings = examine(config, store, out)
+    failed = {finding.code for finding in findings if finding.status == "fail"}
+    code = ExitCode.USAGE if ExitCode.USAGE in failed else max(failed, default=ExitCode.PASS)
+    if as_json:
+        rows = [{key: value for key, value in asdict(f).items() if key != "code"} for f in findings]
+        typer.echo(json.dumps({"exit_code": int(code), "findings": rows}, indent=2))
+    else:
+        _show(findings)
+    return int(code)
+
+
+def _show(findings: list[Examined]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from privacy_gate.cli.console import clean
+
+    out = Console(highlight=False)
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark, style = MARKS[finding.status]
+        line = Text.assemble((mark, style), f" {clean(finding.name):<{width}}  {clean(finding.detail)}")
+        out.print(line, soft_wrap=True)
+        if finding.mend:
+            out.print(Text(f"  {'':<{width}}  → {clean(finding.mend)}"), soft_wrap=True)
+
+
+def examine(config: Path | None, store: Path | None, out: Path) -> list[Examined]:
+    """All findings. What needs a library that is missing is not looked at."""
+    findings = [*installation(), _cores(), _telemetry()]
+    if any(finding.status == "fail" for finding in findings):
+        return [*findings, Examined("rest", "warn", "not looked at: the installation comes first")]
+    request, found = _configuration(config, store)
+    findings += found
+    if request is not None and request.config is not None:
+        findings += _files(request.config, request.config_dir)
+    if request is not None:
+        findings += [*_registry(request.config), *_disk("store", _store_of(request), private=True)]
+    return [*findings, *_disk("report", out, private=False)]
+
+
+# --- the installation -----------------------------------------------------------------------------------------------
+
+
+def installation(distribution: str = DISTRIBUTION) -> list[Examined]:
+    """Python and every required library against the ranges that the package itself states."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, metadata, version
+
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        stated = metadata(distribution)
+    except PackageNotFoundError:
+        mend = f"pip install {distribution}; then doctor can compare versions"
+        return [Examined("installation", "warn", f"{distribution} is not installed as a package", mend)]
+    asked = SpecifierSet(stated["Requires-Python"] or "")
+    python = platform.python_version()
+    ok = asked.contains(python, prereleases=True)
+    mend = "" if ok else f"use a Python {asked}"
+    findings = [Examined("python", "ok" if ok else "fail", f"{python} (supported: {asked})", mend)]
+    for text in stated.get_all("Requires-Dist") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        wanted = f"{requirement.name}{requirement.specifier}"
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            findings.append(Examined(requirement.name, "fail", "not installed", f"pip install '{wanted}'"))
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            detail = f"{installed} (supported: {requirement.specifier})"
+            findings.append(Examined(requirement.name, "fail", detail, f"pip install '{wanted}'"))
+        elif requirement.name in ("mlflow", "torch", "scikit-learn"):
+            findings.append(Examined(requirement.name, "ok", f"{installed} (supported: {requirement.specifier})"))
+    return findings
+
+
+def _cores() -> Examined:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    note = "; shadows train one after the other" if usable == 1 else ""
+    return Examined("cores", "ok", f"{usable} usable{note}")
+
+
+def _telemetry() -> Examined:
+    asked = os.environ.get("MLFLOW_DISABLE_TELEMETRY", "").lower()
+    if asked in ("false", "0"):
+        detail = "MLFLOW_DISABLE_TELEMETRY is false: MLflow reports its use to its makers"
+        return Examined("telemetry", "warn", detail, "unset it, or set it to true")
+    return Examined("telemetry", "ok", "off, the gate's own and MLflow's")
+
+
+# --- the configuration ----------------------------------------------------------------------------------------------
+
+
+def _configuration(config: Path | None, store: Path | None) -> tuple[CheckRequest | None, list[Examined]]:
+    from privacy_gate.cli.requests import CONFIG_FILE, build
+    from privacy_gate.policy import resolve
+
+    shown = str(config or CONFIG_FILE)
+    try:
+        request = build(config=config, store=store)
+    except UsageError as error:
+        return None, [_failed("config", error)]
+    if request.config is None:
+        mend = "privacy-gate init drafts one; without it only --observations can be judged"
+        return request, [Examined("config", "warn", f"no {shown} in this folder", mend)]
+    findings = [Examined("config", "ok", shown)]
+    named = request.config.policy
+    try:
+        policy = resolve(request.config_dir / named if named is not None else "standard")
+    except GateError as error:
+        return request, [*findings, _failed("policy", error)]
+    return request, [*findings, Examined("policy", "ok", f"{policy.name}, sha256 {policy.digest[:16]}…")]
+
+
+def _failed(name: str, error: GateError) -> Examined:
+    code = ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED
+    return Examined(name, "fail", error.what, error.hint, code)
+
+
+def _files(config: Config, folder: Path) -> list[Examined]:
+    """Whether the files that the config names are there; what is in them `plan` will tell."""
+    recipe = config.shadows.recipe
+    named = {
+        "data.members": config.data.members.path,
+        "data.nonmembers": config.data.nonmembers.path,
+        "data.population": config.data.population.path if config.data.population else None,
+        "data.seen": config.data.seen.path if config.data.seen else None,
+        "shadows.recipe.model": recipe.model.rpartition(":")[0] if recipe.model else None,
+        "shadows.recipe.python": recipe.python.rpartition(":")[0] if recipe.python else None,
+        "shadows.recipe.load": recipe.load,
+    }
+    findings = []
+    for name, path in named.items():
+        if path is None or path.startswith("runs:/"):
+            continue
+        place = folder / path
+        if not place.is_file():
+            findings.append(
+                Examined(name, "fail", f"{place}: no such file", "paths start at the config", ExitCode.USAGE)
+            )
+        elif not os.access(place, os.R_OK):
+            findings.append(Examined(name, "fail", f"{place}: not readable", "give this user read access"))
+    return findings or [Examined("data", "ok", "every file that the config names is there")]
+
+
+# --- the registry ---------------------------------------------------------------------------------------------------
+
+
+def _registry(config: Config | None) -> list[Examined]:
+    from privacy_gate.registry import open_registry
+
+    tracking, models, uri = (config.tracking_uri, config.registry_uri, config.model) if config else (None, None, None)
+    try:
+        probes = open_registry(tracking, models, uri).ping()
+    except GateError as error:
+        if config is None and isinstance(error, UsageError):  # nobody asked for a registry yet
+            return [Examined("registry", "warn", error.what, error.hint)]
+        return [_failed("registry", error)]
+    # Without permission to write, a check still runs: it says that it could not log.
+    levels: dict[str, Literal["warn", "fail"]] = {"write": "warn"}
+    return [Examined(p.name, "ok" if p.ok else levels.get(p.name, "fail"), p.detail, p.mend) for p in probes]
+
+
+# --- disks ----------------------------------------------------------------------------------------------------------
+
+
+def _store_of(request: CheckRequest) -> Path:
+    from privacy_gate.pipeline import store_path
+
+    return store_path(request)
+
+
+def _disk(name: str, folder: Path, *, private: bool) -> list[Examined]:
+    """Whether the gate could write there: mode, owner and free space of the folder, or of where it would be made."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        return [Examined(name, "fail", f"{there} is a file, not a folder", "choose another folder")]
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [Examined(name, "fail", f"{there}: this user may not write there", "choose a folder of your own")]
+    free = shutil.disk_usage(there).free
+    detail = f"{folder}, {free / GIGABYTE:.1f} GB free"
+    findings = []
+    if free < LEAST_FREE:
+        findings.append(Examined(name, "fail", detail, "free some space or choose another disk"))
+    elif free < COMFORTABLE_FREE:
+        findings.append(Examined(name, "warn", detail, "many shadows of a large model may not fit"))
+    else:
+        findings.append(Examined(name, "ok", detail))
+    status = there.stat()
+    if private and there == folder.absolute() and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.filemode(status.st_mode)
+        mend = f"chmod 700 {folder}; what is in it tells who was in the training data"
+        findings.append(Examined(f"{name} mode", "warn", f"{mode}: others can look into it", mend))
+    return findings

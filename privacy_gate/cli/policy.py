@@ -1,0 +1,160 @@
+"""`privacy-gate policy`: look at policies without judging anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from privacy_gate.cli import app
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from privacy_gate.datamodel import Location
+    from privacy_gate.policy import Policy
+
+policies = typer.Typer(help="Validate and show policies.", no_args_is_help=True)
+app.add_typer(policies, name="policy")
+
+_FILE = typer.Argument(help="A policy file, or strict, standard, internal.", show_default=False)
+
+
+@policies.command(no_args_is_help=True)
+def validate(files: Annotated[list[Path], typer.Argument(help="Policy files.", show_default=False)]) -> None:
+    """Check policy files; every mistake is shown at its line. Ends with 2 if there is one."""
+    from privacy_gate.cli.console import clean, console
+    from privacy_gate.errors import ConfigError
+    from privacy_gate.policy import resolve
+
+    out = console()
+    broken: list[ConfigError] = []
+    for file in files:
+        try:
+            policy = resolve(file)
+        except ConfigError as error:
+            broken.append(error)
+            continue
+        text = f"✔ {file}: {policy.name}, {len(policy.rules)} rules, sha256 {policy.digest}"
+        out.print(clean(text), markup=False, soft_wrap=True)
+    if len(broken) == 1:
+        raise broken[0]
+    if broken:
+        found = [diagnostic for error in broken for diagnostic in error.diagnostics]
+        raise ConfigError("\n".join(error.what for error in broken), broken[0].hint, found)
+
+
+@policies.command()
+def show(
+    policy: Annotated[str | None, _FILE] = None,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Every setting, with all that it extends.")] = False,
+    origin: Annotated[bool, typer.Option("--origin", help="Where each setting comes from.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Show the rules in force; without a name those that `check` would apply in this folder."""
+    from privacy_gate.policy import resolve
+
+    found = resolve(_chosen(policy))
+    if as_json:
+        typer.echo(json.dumps(as_dict(found), indent=2))
+    elif resolved or origin:
+        typer.echo("\n".join(settings(found, origin=origin)))
+    else:
+        from rich.console import Console
+
+        typer.echo(f"{_clean(found.name)}  sha256 {found.digest}")
+        typer.echo(f"from {', then '.join(_clean(file) for file in found.files)}")
+        Console(highlight=False).print(_table(found))
+
+
+@policies.command()
+def schema() -> None:
+    """Print the JSON schema of policy files, for editors."""
+    from privacy_gate.policy import schema as of_policies
+
+    typer.echo(json.dumps(of_policies(), indent=2))
+
+
+@policies.command()
+def digest(policy: Annotated[str | None, _FILE] = None) -> None:
+    """Print the sha256 of a policy with all that it extends."""
+    from privacy_gate.policy import resolve
+
+    typer.echo(resolve(_chosen(policy)).digest)
+
+
+def _clean(text: object) -> str:
+    from privacy_gate.cli.console import clean
+
+    return clean(text)
+
+
+def _chosen(policy: str | None) -> str | Path:
+    """A profile's name, a path, or what `check` would take here."""
+    from privacy_gate.policy import PROFILES
+
+    if policy is not None:
+        return policy if policy in PROFILES else Path(policy)
+    from privacy_gate.cli.requests import build
+
+    config = build(config=None)
+    if config.config is not None and config.config.policy is not None:
+        return config.config_dir / config.config.policy
+    return "standard"
+
+
+def _place(location: Location | None) -> str:
+    return "default" if location is None else f"{location.file}:{location.line}"
+
+
+def _table(policy: Policy) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from privacy_gate.policy import CATALOG
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("rule", "what", "limit", "action", "severity", "set in"):
+        table.add_column(name, justify="right" if name == "limit" else "left", no_wrap=name in {"rule", "limit"})
+    for rule in policy.rules:
+        known = CATALOG[rule.id]
+        limit = getattr(rule.settings, "max", None)
+        shown = "" if limit is None else f"{100 * limit:g} %" if known.unit == "percent" else f"{limit:g}"
+        cells = (rule.id, known.title, shown, rule.settings.action, rule.settings.severity, _place(rule.location))
+        table.add_row(*(Text(_clean(cell)) for cell in cells))
+    return table
+
+
+def settings(policy: Policy, *, origin: bool) -> list[str]:
+    """The resolved policy as YAML, one line per setting; with `origin` each says in a comment where it was set."""
+    lines: list[str] = []
+    for key, value in policy.resolved.items():
+        lines += _setting((key,), value, policy if origin else None)
+    return lines
+
+
+def _setting(trail: tuple[str, ...], value: Any, policy: Policy | None) -> list[str]:
+    indent, name = "  " * (len(trail) - 1), ".".join(trail)
+    if isinstance(value, dict) and value:
+        inner = [line for key, part in value.items() for line in _setting((*trail, str(key)), part, policy)]
+        return [f"{indent}{trail[-1]}:", *inner]
+    known = policy is not None and name in policy.origins
+    comment = f"  # {_clean(_place(policy.origins[name]))}" if policy is not None and known else ""
+    return [f"{indent}{trail[-1]}: {json.dumps(value)}{comment}"]
+
+
+def as_dict(policy: Policy) -> dict[str, Any]:
+    """A policy for machines."""
+    return {
+        "name": policy.name,
+        "profile": policy.profile,
+        "digest": policy.digest,
+        "files": list(policy.files),
+        "resolved": dict(policy.resolved),
+        "origins": {
+            name: None if at is None else {"file": at.file, "line": at.line, "column": at.column}
+            for name, at in policy.origins.items()
+        },
+    }

@@ -1,0 +1,82 @@
+"""`privacy-gate selftest`: does the gate keep its own promises, here and now?"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from privacy_gate.cli import app
+
+if TYPE_CHECKING:
+    from privacy_gate.selftest import Promise
+
+
+@app.command()
+def selftest(
+    replicates: Annotated[
+        int | None,
+        typer.Option(
+            min=10, help="Simulated audits of the cheapest world. Default: about a minute.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> int:
+    """Judge simulated worlds whose leakage is known, and compare the gate's errors with what it promises.
+
+    Ends with 3 if a promise was broken: then no verdict of this installation should be relied on.
+    """
+    from privacy_gate.cli.console import console
+    from privacy_gate.selftest import REPLICATES, run
+
+    out = console()
+    promises: list[Promise] = []
+
+    def begin(summary: str) -> None:
+        out.print(f"· {summary}", style="dim", markup=False, soft_wrap=True)
+
+    for promise in run(replicates or REPLICATES, seed, begin):
+        promises.append(promise)
+        if not as_json:
+            typer.echo(line(promise))
+    broken = [promise.id for promise in promises if not promise.held]
+    if as_json:
+        rows = [as_dict(promise) for promise in promises]
+        typer.echo(json.dumps({"seed": seed, "held": not broken, "promises": rows}, indent=2))
+    if broken:
+        out.print(f"✖ {len(broken)} of {len(promises)} promises broken: {', '.join(broken)}", style="bold red")
+        return 3
+    out.print(f"✔ all {len(promises)} promises held", style="green")
+    return 0
+
+
+def as_dict(promise: Promise) -> dict[str, Any]:
+    """One promise for machines."""
+    return {
+        "id": promise.id,
+        "world": promise.world,
+        "promise": promise.promise,
+        "measured": promise.measured,
+        "low": promise.low,
+        "high": promise.high,
+        "replicates": promise.replicates,
+        "held": promise.held,
+    }
+
+
+def line(promise: Promise) -> str:
+    """One promise for people."""
+    if promise.low == 0 and promise.high < 1:
+        bounds = f"at most {promise.high:.3f}"
+    elif math.isclose(promise.high, 1) and promise.low > 0:
+        bounds = f"at least {promise.low:.3f}"
+    else:
+        bounds = f"{promise.low:.4f} to {promise.high:.4f}"
+    mark = "✔" if promise.held else "✖"
+    return (
+        f"{mark} {promise.id:<22} {promise.measured:.4f}  ({bounds}; {promise.replicates} replicates)  "
+        f"{promise.world}: {promise.promise}"
+    )

@@ -1,0 +1,132 @@
+"""A small team with a registry, a table with several rows per person, and a candidate that memorises."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.mlflow_server import embedded_registry
+
+ROWS_PER_PERSON = 2
+PERSONS = 150  # on either side
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one command line did."""
+
+    code: int
+    stdout: str
+    stderr: str
+    out: Path
+
+    @property
+    def report(self) -> Any:
+        return json.loads((self.out / "report.json").read_text())
+
+
+@dataclass(frozen=True)
+class Team:
+    """A folder with data, a config and a registry."""
+
+    folder: Path
+    uri: str
+
+    def write_config(self, name: str = "privacy-gate.yaml", **changes: Any) -> Path:
+        config: dict[str, Any] = {
+            "apiVersion": "privacy-gate/v1",
+            "model": "models:/tiny@candidate",
+            "tracking_uri": self.uri,
+            "data": {"members": "members.csv", "nonmembers": "nonmembers.csv", "label": "sick", "person": "person"},
+            "shadows": {"count": 4},
+        }
+        for key, value in changes.items():
+            config[key] = {**config[key], **value} if isinstance(value, dict) and key in config else value
+        path = self.folder / name
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def gate(self, *arguments: object, out: str = "out", timeout: float = 240.0, **environment: str) -> Run:
+        """Run the real program in the team's folder."""
+        folder = self.folder / out
+        command = [sys.executable, "-m", "privacy_gate", *map(str, arguments)]
+        if arguments and arguments[0] == "check":
+            command += ["--out", str(folder)]
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Run(done.returncode, done.stdout, done.stderr, folder)
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PRIVACY_GATE_"))}
+        return {**kept, "MLFLOW_DISABLE_TELEMETRY": "true", "XDG_CACHE_HOME": str(self.folder / "cache"), **changes}
+
+
+def people(start: int, seed: int) -> pd.DataFrame:
+    """Rows of persons whose outcome is mostly noise: a tree that fits it has memorised it."""
+    rng = np.random.default_rng(seed)
+    person = np.repeat(np.arange(start, start + PERSONS), ROWS_PER_PERSON)
+    trait = rng.normal(size=PERSONS).repeat(ROWS_PER_PERSON)
+    frame = pd.DataFrame({"trait": trait, "age": rng.normal(size=len(person)), "bmi": rng.normal(size=len(person))})
+    frame["sick"] = np.where(trait + 2 * rng.normal(size=len(person)) > 0, "yes", "no")
+    frame["person"] = person
+    return frame
+
+
+@pytest.fixture(scope="session")
+def make_team(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Team]:
+    """New teams with data and an empty registry."""
+
+    def make() -> Team:
+        folder = tmp_path_factory.mktemp("team")
+        people(0, 1).to_csv(folder / "members.csv", index=False)
+        people(10_000, 2).to_csv(folder / "nonmembers.csv", index=False)
+        return Team(folder, embedded_registry(folder))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def team(make_team: Callable[[], Team]) -> Team:
+    """A team whose candidate `tiny` is a full-depth forest, registered under the alias `candidate`."""
+    made = make_team()
+    register(made, "tiny")
+    made.write_config()
+    return made
+
+
+FEATURES = ["trait", "age", "bmi"]
+
+
+def register(team: Team, name: str, model: Any = None, alias: str = "candidate") -> str:
+    """Fit (a small forest unless given) on the team's members and register; returns the version."""
+    import mlflow
+    from sklearn.ensemble import RandomForestClassifier
+
+    members = pd.read_csv(team.folder / "members.csv")
+    fitted = model or RandomForestClassifier(10, random_state=0).fit(members[FEATURES], members["sick"])
+    mlflow.set_tracking_uri(team.uri)
+    with mlflow.start_run():
+        logged = mlflow.sklearn.log_model(
+            fitted, name="model", registered_model_name=name, pip_requirements=[], serialization_format="cloudpickle"
+        )
+    version = str(logged.registered_model_version)
+    mlflow.MlflowClient().set_registered_model_alias(name, alias, version)
+    return version

@@ -1,0 +1,189 @@
+"""The judged risk score: does 0.8 mean 0.8, does nothing mean nothing, are the few exposed found?"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy_gate.attacks import CATALOG as ATTACKS
+from privacy_gate.datamodel import Audit, Observations
+from privacy_gate.errors import NotEvaluable
+from privacy_gate.risk import CATALOG, RiskInput
+from privacy_gate.risk.calibrated import candidates, histogram
+from privacy_gate.risk.summary import summarise
+from tests.worlds import gaussian_world, location30
+
+estimate = CATALOG["calibrated"].estimate
+
+
+def bare(scores, member, persons=None, seed=0) -> RiskInput:
+    """An estimator's input with one score per record and nothing else."""
+    n = len(scores)
+    persons = np.arange(n) if persons is None else persons
+    labels = np.zeros(n, dtype=np.int64)
+    seen = Observations({}, labels, np.full(n, -1, dtype=np.int8), persons, 2)
+    return RiskInput(seen, None, {"lira": scores}, Audit(member, labels, persons, ("a", "b")), seed)
+
+
+def test_nothing_leaks_nothing_is_said():
+    """Over 30 worlds without a leak, at most 1 record in 1000 may reach 0.8, and the mean must be one half."""
+    reached, total, means = 0, 0, []
+    for seed in range(30):
+        n = (100, 300, 1000)[seed % 3]
+        scores = estimate(bare(np.random.default_rng(seed).normal(size=2 * n), np.arange(2 * n) < n, seed=seed))
+        reached, total = reached + int((scores >= 0.8).sum()), total + 2 * n
+        means.append(abs(scores - 0.5).mean())
+    # Eight members of eight, the least that can reach 0.8, come up with probability 2^-8 in a bin of 8 records, and
+    # must also pay in cross-validation: far below 1 in 1000 records.
+    assert reached < total / 1000
+    assert np.mean(means) < 0.03
+
+
+def test_calibrated_where_the_truth_is_known():
+    """K-1: member scores N(2, 1), others N(0, 1): the posterior at prior one half is 1 / (1 + e^(2 - 2 s))."""
+    rng = np.random.default_rng(1)
+    member = np.arange(6000) < 3000
+    scores = rng.normal(size=6000) + 2.0 * member
+    truth = 1 / (1 + np.exp(2 - 2 * scores))
+    found = estimate(bare(scores, member))
+    # 1500 + 1500 fitted records in some 32 bins: a bin's sampling error is 0.5 / sqrt(94) = 0.05 at worst, and the
+    # posterior moves by up to 0.06 within a bin near its steepest.
+    assert np.sqrt(np.mean((found - truth) ** 2)) < 0.05
+    summary = summarise("calibrated", found, bare(scores, member).audit)
+    assert summary.calibration["rmse_weighted"] < 0.03
+
+
+@pytest.mark.parametrize("leak", [1.0, 3.0])
+def test_high_scores_are_met(leak):
+    """Of the records said to be members with 0.8 or more, four in five are, up to sampling."""
+    seen, audit = gaussian_world(1500, 1500, classes=5, leak=leak, shadows=8, seed=2)
+    found = estimate(RiskInput(seen, None, {"lira": ATTACKS["lira"].score(seen)}, audit, 0))
+    high = found >= 0.8
+    assert high.sum() > 20
+    share, n = audit.member[high].mean(), high.sum()
+    assert share > 0.8 - 3 * np.sqrt(0.8 * 0.2 / n)
+
+
+def test_the_few_memorised_records_are_found():
+    """K-5: 20 of 1000 members are memorised, nobody else. Bins of equal mass would drown them in their bin."""
+    rng = np.random.default_rng(3)
+    member = np.arange(2000) < 1000
+    memorised = np.arange(2000) < 20
+    found = estimate(bare(rng.normal(size=2000) + 12.0 * memorised, member))
+    assert (found[memorised] >= 0.8).sum() >= 10
+    assert (found[~memorised] >= 0.8).sum() <= 4
+
+
+def test_heavy_ties_of_a_forest():
+    """A third of the members and a quarter of the others share one score: the whole block gets one risk."""
+    rng = np.random.default_rng(4)
+    member = np.arange(2000) < 1000
+    tied = rng.random(2000) < np.where(member, 0.34, 0.25)
+    scores = np.where(tied, 5.0, np.round(rng.normal(size=2000), 1))
+    found = estimate(bare(scores, member))
+    in_block = [found[tied & side] for side in (member, ~member)]
+    # The folds differ, the block does not: each record's mean over five repeats is of curves that know the block.
+    expected = tied[member].mean() / (tied[member].mean() + tied[~member].mean())
+    for block in in_block:
+        assert abs(block.mean() - expected) < 0.02
+        assert block.std() < 0.03
+    assert np.isfinite(found).all()
+
+
+def test_one_score_for_all():
+    np.testing.assert_array_equal(estimate(bare(np.zeros(100), np.arange(100) < 50)), 0.5)
+
+
+def test_perfect_separation_is_never_certain():
+    member = np.arange(400) < 200
+    found = estimate(bare(np.where(member, 1.0, 0.0), member))
+    assert found[member].min() > 0.95
+    assert found[~member].max() < 0.05
+    assert ((found > 0) & (found < 1)).all()
+
+
+@given(st.integers(0, 10_000), st.integers(4, 80), st.integers(1, 30))
+@settings(max_examples=40, deadline=None)
+def test_strictly_between_zero_and_one(seed, n, levels):
+    """I-9 with sizes, imbalance and ties of all kinds."""
+    rng = np.random.default_rng(seed)
+    member = np.arange(n) < rng.integers(2, n - 1)
+    found = estimate(bare(rng.integers(levels, size=n).astype(float), member, seed=seed))
+    assert ((found > 0) & (found < 1)).all()
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_swapping_members_and_nonmembers_mirrors_every_candidate(seed):
+    """I-9 for the curve: no side is favoured, whatever the numbers of records."""
+    rng = np.random.default_rng(seed)
+    member = rng.random(300) < 0.2
+    scores = rng.normal(size=300)
+    for masses in candidates(300):
+        curve, mirrored = histogram(scores, member, masses), histogram(scores, ~member, masses)
+        np.testing.assert_allclose(curve.at(scores), 1 - mirrored.at(scores), atol=1e-12)
+
+
+@pytest.mark.parametrize("masses", candidates(400))
+def test_histogram_against_a_twin(masses):
+    """Bin by bin: shares with half a record of the smaller side added; no record falls out of the outer bins."""
+    rng = np.random.default_rng(5)
+    member = rng.random(400) < 0.3
+    scores = np.round(rng.normal(size=400), 1)
+    ordered = sorted(scores)
+    edges = sorted({ordered[int(np.ceil(mass * 399 - 1e-9))] for mass in masses} - {ordered[0]})
+    half = 0.5 / min(member.sum(), (~member).sum())
+    expected = []
+    for value in scores:
+        place = sum(value >= edge for edge in edges)
+        same = np.array([sum(v >= edge for edge in edges) == place for v in scores])
+        share = [same[side].sum() / side.sum() for side in (member, ~member)]
+        expected.append((share[0] + half) / (share[0] + share[1] + 2 * half))
+    found = histogram(scores, member, masses).at(scores)
+    np.testing.assert_allclose(found, np.clip(expected, 1 / 802, 1 - 1 / 802), rtol=1e-12)
+    far = histogram(scores, member, masses).at(np.array([-np.inf, -1e300, 1e300, np.inf]))
+    assert np.isfinite(far).all()
+
+
+def test_a_persons_own_records_do_not_speak_for_it():
+    """Twenty copies of each person with a random score: cross-fitting by record would learn each person by heart."""
+    rng = np.random.default_rng(6)
+    persons = np.repeat(np.arange(60), 20)
+    member = persons < 30
+    scores = rng.normal(size=60)[persons]
+    found = estimate(bare(scores, member, persons))
+    by_record = estimate(bare(scores, member, np.arange(1200)))
+    assert abs(found[member].mean() - found[~member].mean()) < 0.15
+    assert by_record[member].mean() - by_record[~member].mean() > 0.3
+
+
+def test_takes_the_strongest_score_there_is():
+    seen, audit = gaussian_world(200, 200, classes=4, leak=2.0, shadows=8, seed=7)
+    scores = {name: ATTACKS[name].score(seen) for name in ("lira", "modified_entropy", "confidence")}
+    both = RiskInput(seen, None, scores, audit, 0)
+    without = replace(both, scores={"modified_entropy": scores["modified_entropy"], "confidence": scores["confidence"]})
+    np.testing.assert_array_equal(estimate(both), estimate(replace(both, scores={"lira": scores["lira"]})))
+    as_lira = replace(both, scores={"lira": scores["modified_entropy"]})
+    np.testing.assert_array_equal(estimate(without), estimate(as_lira))
+    as_confidence = replace(both, scores={"lira": scores["confidence"]})
+    np.testing.assert_array_equal(estimate(replace(both, scores={})), estimate(as_confidence))
+    with pytest.raises(NotEvaluable, match="no attack score"):
+        estimate(replace(both, scores={}, target=replace(seen, target={})))
+
+
+def test_refuses_one_sided_records():
+    with pytest.raises(NotEvaluable):
+        estimate(bare(np.zeros(10), np.ones(10, dtype=bool)))
+
+
+@pytest.mark.reference
+def test_improves_on_the_published_estimator_on_location30(reference_data):
+    """Log loss at most 0.6 times theirs (1.216), and a lower Brier score (.213)."""
+    target, _, audit = location30(reference_data, "undefended")
+    scores = {"modified_entropy": ATTACKS["modified_entropy"].score(target)}
+    calibration = summarise("calibrated", estimate(RiskInput(target, None, scores, audit, 0)), audit).calibration
+    assert calibration["log_loss"] < 0.6 * 1.216
+    assert calibration["brier"] < 0.213
+    assert calibration["rmse_weighted"] < 0.236

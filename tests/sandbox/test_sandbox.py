@@ -1,0 +1,209 @@
+"""Candidates scored in a process of their own. Each test pays for one real child."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+import cloudpickle
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from privacy_gate import sandbox
+from privacy_gate.datamodel import Candidate
+from privacy_gate.errors import DataError, ModelOutputUnusable, NotEvaluable, UnsupportedModel, WorkerDied
+from tests.sandbox import strange_models
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+X = np.random.default_rng(0).normal(size=(1500, 4))
+Y = (X[:, 0] > 0).astype(int)
+
+
+def candidate(folder, flavor="sklearn", executes_code=True):
+    return Candidate(
+        uri="m", resolved_uri="m", snapshot=folder, digest="0" * 64, flavor=flavor, executes_code=executes_code
+    )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save a scikit-learn-like model as an MLflow model folder."""
+    import mlflow.sklearn
+
+    def save(model, how="cloudpickle"):
+        cloudpickle.register_pickle_by_value(strange_models)
+        folder = tmp_path / "model"
+        try:
+            mlflow.sklearn.save_model(model, str(folder), pip_requirements=[], serialization_format=how)
+        finally:
+            cloudpickle.unregister_pickle_by_value(strange_models)
+        return candidate(folder)
+
+    return save
+
+
+def leftovers(folder):
+    return [p for p in psutil.process_iter(["cwd"]) if str(folder) in (p.info["cwd"] or "")]
+
+
+def test_a_pipeline_is_described_and_scored_like_in_process(saved, tmp_path):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.5)).fit(X, Y)
+    description, scored = sandbox.examine(saved(model, "skops"), X, tmp_path / "work")
+    assert description.kind == "classifier"
+    assert description.classes == (0, 1)
+    assert description.recipe["class"] == "sklearn.pipeline.Pipeline"
+    assert description.versions["scikit-learn"]
+    np.testing.assert_array_equal(scored.outputs.values, model.predict_proba(X))
+    assert scored.outputs.kind == "probabilities"
+    assert scored.deterministic
+    # Only the log outlives the child, and only its owner can read it.
+    assert list((tmp_path / "work").iterdir()) == [scored.log]
+    assert stat.S_IMODE(scored.log.stat().st_mode) == 0o600
+
+
+def test_a_frame_arrives_with_its_names_and_types(saved, tmp_path):
+    from sklearn.compose import make_column_transformer
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    frame = pd.DataFrame({"age": X[:200, 0], "city": pd.Categorical(np.where(Y[:200], "a", "b"))})
+    labels = np.where(Y[:200], "yes", "no")
+    columns = make_column_transformer((OneHotEncoder(), ["city"]), remainder="passthrough")
+    model = make_pipeline(columns, RandomForestClassifier(5, random_state=0)).fit(frame, labels)
+    description, scored = sandbox.examine(saved(model), frame, tmp_path / "work")
+    assert description.classes == ("no", "yes")
+    np.testing.assert_array_equal(scored.outputs.values, model.predict_proba(frame))
+
+
+def test_a_module_without_code_is_scored_without_pickle(tmp_path):
+    import mlflow.pytorch
+    import torch
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+    example = X[:3].astype(np.float32)
+    mlflow.pytorch.save_model(net, str(tmp_path / "model"), pip_requirements=[], input_example=example)
+    description, scored = sandbox.examine(
+        candidate(tmp_path / "model", "pytorch", executes_code=False), X, tmp_path / "work"
+    )
+    assert (description.kind, description.recipe) == ("module", None)
+    assert scored.outputs.kind == "logits"
+    with torch.inference_mode():
+        expected = net(torch.as_tensor(X, dtype=torch.float32)).numpy()
+    # Ten float32 sums of a handful of terms around 1: 1e-5 is 100 units in the last place.
+    np.testing.assert_allclose(scored.outputs.values, expected, atol=1e-5)
+
+
+def test_a_pickle_that_was_classified_as_data_is_not_loaded(saved, tmp_path):
+    folder = saved(strange_models.Fair().fit(X, Y)).snapshot
+    with pytest.raises(ModelOutputUnusable, match="[Dd]eserializ|pickle"):
+        sandbox.describe(candidate(folder, executes_code=False), tmp_path / "work")
+
+
+def test_what_a_model_prints_disturbs_nothing_and_secrets_stay_out(saved, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "SECRET")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
+    monkeypatch.setenv("SECRET_THING", "1")
+    scored = sandbox.score(saved(strange_models.Chatty().fit(X, Y)), X, tmp_path / "work")
+    assert scored.outputs.values.shape == (1500, 2)
+    log = scored.log.read_text()
+    assert "raw stdout" in log
+    assert "raw stderr" in log
+    assert "stdin: ''" in log
+    assert "SECRET" not in log
+    assert "AWS" not in log
+    assert "MLFLOW_TRACKING" not in log
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_that_throws_dice_is_noticed(saved, tmp_path):
+    scored = sandbox.score(saved(strange_models.Dice().fit(X, Y)), X, tmp_path / "work")
+    assert not scored.deterministic
+    assert scored.max_difference > 0.1  # of 1,024 pairs of uniform numbers
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "says"),
+    [
+        ("Broken", ModelOutputUnusable, "NaN or infinity for 2 of 1500"),
+        ("Constant", NotEvaluable, "the same answer to all 1500"),
+        ("Extra", ModelOutputUnusable, "3 columns and knows 2 classes"),
+        ("Quitter", WorkerDied, "giving up"),
+        ("Raiser", ModelOutputUnusable, "ValueError: bad  thing ::error::injected"),
+        ("Linker", ModelOutputUnusable, "no readable predictions"),
+        ("Liar", ModelOutputUnusable, "no readable predictions"),
+    ],
+)
+def test_a_model_that_does_not_answer_properly_is_named(saved, tmp_path, model, error, says):
+    with pytest.raises(error, match=says) as caught:
+        sandbox.examine(saved(getattr(strange_models, model)().fit(X, Y)), X, tmp_path / "work")
+    assert "\x1b" not in str(caught.value)
+    if error is not NotEvaluable and model != "Extra":
+        [log] = (tmp_path / "work").glob("*.log")
+        assert str(log) in caught.value.hint
+
+
+def test_a_model_that_never_answers_is_ended_with_all_its_processes(saved, tmp_path):
+    work = tmp_path / "work"
+    with pytest.raises(WorkerDied, match="did not answer within"):
+        sandbox.examine(saved(strange_models.Sleeper().fit(X, Y)), X, work, timeout=8)
+    deadline = time.monotonic() + 10
+    while leftovers(work) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert leftovers(work) == []
+    assert [p.suffix for p in work.iterdir()] == [".log"], "training records were left behind"
+
+
+def test_wrong_columns_are_counted(saved, tmp_path):
+    from sklearn.linear_model import LogisticRegression
+
+    with pytest.raises(DataError, match="takes 4 feature columns, the data has 3") as caught:
+        sandbox.examine(saved(LogisticRegression().fit(X, Y)), X[:, :3], tmp_path / "work")
+    assert caught.value.exit_code == 2
+
+
+def test_a_regressor_is_refused(saved, tmp_path):
+    from sklearn.linear_model import LinearRegression
+
+    with pytest.raises(UnsupportedModel, match="LinearRegression is a regressor") as caught:
+        sandbox.examine(saved(LinearRegression().fit(X, Y)), X, tmp_path / "work")
+    assert caught.value.exit_code == 2
+
+
+def test_the_child_dies_with_the_gate(saved, tmp_path):
+    """The gate is killed without a chance to clean up; its child must not go on alone."""
+    import signal
+    import subprocess
+    import sys
+
+    subject = saved(strange_models.Sleeper().fit(X, Y))
+    work = tmp_path / "work"
+    code = (
+        "import sys, numpy as np\nfrom pathlib import Path\nfrom privacy_gate import sandbox\n"
+        "from privacy_gate.datamodel import Candidate\n"
+        "c = Candidate('m', 'm', Path(sys.argv[1]), '0' * 64, 'sklearn', True)\n"
+        "sandbox.score(c, np.zeros((9, 4)), Path(sys.argv[2]))\n"
+    )
+    gate = subprocess.Popen([sys.executable, "-c", code, str(subject.snapshot), str(work)], env=dict(os.environ))
+    deadline = time.monotonic() + 60
+    while len(children := leftovers(work)) == 0 and gate.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert children
+    first = children[0]
+    # Confinement is the child's first step; the model is loaded a second later.
+    time.sleep(2)
+    gate.send_signal(signal.SIGKILL)
+    gate.wait()
+    _, alive = psutil.wait_procs([first], timeout=10)
+    for process in leftovers(work):  # what the model forked; a jail of its own would be needed to end it
+        process.kill()
+    assert alive == []

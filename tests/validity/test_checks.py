@@ -1,0 +1,251 @@
+"""What each check does between its clean world and the one in which it fires."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import chi2_contingency, ncx2
+from scipy.stats import t as student
+
+from privacy_gate import metrics
+from privacy_gate.validity import CATALOG
+from privacy_gate.validity.bounds import Effect, clustered_variance
+from privacy_gate.validity.class_marginals import noncentrality
+from privacy_gate.validity.shadow_fidelity import difference
+from tests.validity.worlds import circumstances, without_shadows
+
+CLEAN = circumstances(n=2000)
+
+
+def run(check, world):
+    return CATALOG[check].run(world)
+
+
+def test_an_effect_is_proven_excluded_or_open():
+    assert Effect(0.2, 0.11, 0.3).against(0.1) == "fail"
+    assert Effect(0.05, 0.0, 0.1).against(0.1) == "pass"
+    assert Effect(0.2, 0.1, 0.3).against(0.1) == "warn"
+    assert Effect(math.nan, math.nan, math.nan).against(0.1) == "warn"
+
+
+def test_clustered_variance_is_the_plain_one_without_clusters():
+    values = np.random.default_rng(0).normal(size=50)
+    assert clustered_variance(values, np.arange(50)) == pytest.approx(values.var(ddof=1) / 50)
+    # Each value twice, by the same person: no more is known than before, up to the finite-sample factor.
+    twice = clustered_variance(np.repeat(values, 2), np.repeat(np.arange(50), 2))
+    assert twice == pytest.approx(values.var(ddof=1) / 50)
+    assert clustered_variance(values, np.zeros(50, dtype=int)) == math.inf
+
+
+class TestDuplicates:
+    @pytest.mark.parametrize(
+        ("count", "status"), [(0, "pass"), (10, "pass"), (11, "warn"), (50, "warn"), (51, "fail"), (1000, "fail")]
+    )
+    def test_share(self, count, status):
+        finding = run("duplicates", replace(CLEAN, duplicates=count, candidates=1000))
+        assert finding.status == status
+        assert finding.value == count / 1000
+        assert count == 0 or str(f"{count:,} of 1,000") in finding.reason
+
+    def test_limit_can_be_set(self):
+        world = replace(CLEAN, duplicates=30, candidates=1000, limits={"duplicates": 0.02})
+        assert run("duplicates", world).status == "fail"
+
+    def test_nothing_compared(self):
+        assert run("duplicates", replace(CLEAN, duplicates=0, candidates=0)).status == "not_applicable"
+
+
+class TestShadowFidelity:
+    def test_small_differences_pass_and_large_ones_fire(self):
+        statuses = [
+            run("shadow_fidelity", circumstances(shadow_accuracy=(0.95 - gap, 0.85))).status
+            for gap in (0.0, 0.01, 0.03, 0.06, 0.12)
+        ]
+        assert statuses == ["pass", "pass", "warn", "fail", "fail"]
+
+    def test_either_side_and_either_direction(self):
+        for accuracy in ((0.85, 0.85), (0.95, 0.75), (0.95, 0.95), (0.99, 0.70)):
+            assert run("shadow_fidelity", circumstances(shadow_accuracy=accuracy)).status == "fail"
+
+    @pytest.mark.parametrize(("size", "status"), [(1.0, "pass"), (0.92, "pass"), (0.85, "fail"), (1.2, "fail")])
+    def test_training_size(self, size, status):
+        assert run("shadow_fidelity", circumstances(size=size)).status == status
+
+    def test_sizes_of_loaded_shadows_are_not_known(self):
+        world = circumstances(size=0.5)
+        assert run("shadow_fidelity", replace(world, plan=replace(world.plan, kind="loaded"))).status == "pass"
+
+    def test_few_shadows_only_warn(self):
+        assert run("shadow_fidelity", circumstances(shadows=3)).status == "warn"
+        assert run("shadow_fidelity", circumstances(n=300, shadows=1)).status == "warn"
+        assert run("shadow_fidelity", without_shadows()).status == "not_applicable"
+
+    def test_difference_by_hand(self):
+        world = circumstances(n=40, shadows=5, records_per_person=2)
+        inside, member = world.observations.reference_member, world.audit.member
+        per_shadow = [world.shadow_correct[s][inside[s]].mean() for s in range(5)]
+        variance = np.var(per_shadow, ddof=1) / 5
+        target = world.target_correct[member].astype(float)
+        per_record = np.array(
+            [world.shadow_correct[inside[:, r], r].mean() if inside[:, r].any() else np.nan for r in range(80)]
+        )
+        seen = ~np.isnan(per_record)
+        for values, persons in ((target, world.audit.persons[member]), (per_record[seen], world.audit.persons[seen])):
+            sums = [(values[persons == p] - values.mean()).sum() for p in np.unique(persons)]
+            variance += len(sums) / (len(sums) - 1) * np.square(sums).sum() / len(values) ** 2
+        value, margin = difference(world, 0.01, members=True)
+        assert value == pytest.approx(target.mean() - np.mean(per_shadow))
+        assert margin == pytest.approx(student.isf(0.01, 4) * math.sqrt(variance))
+
+
+class TestFewReferences:
+    @pytest.mark.parametrize(
+        ("shadows", "status"), [(2, "fail"), (3, "fail"), (4, "warn"), (7, "warn"), (8, "pass"), (32, "pass")]
+    )
+    def test_count(self, shadows, status):
+        assert run("few_references", circumstances(n=500, shadows=shadows)).status == status
+
+    def test_out_only_references_are_no_fault(self):
+        world = circumstances(n=100, shadows=8)
+        out = np.zeros((8, 200), dtype=np.bool_)
+        assert run("few_references", _with_references(world, out)).status == "pass"
+
+    def test_records_seen_by_too_few(self):
+        world = circumstances(n=100, shadows=8)
+        inside = np.zeros((8, 200), dtype=np.bool_)
+        inside[:4] = True
+        assert run("few_references", _with_references(world, inside)).status == "pass"
+        inside = inside.copy()  # observations freeze what they are given
+        inside[:, 7] = True
+        finding = run("few_references", _with_references(world, inside))
+        assert finding.status == "warn"
+        assert "1 records" in finding.reason
+
+    def test_no_matter_without_a_reference_attack(self):
+        world = circumstances(n=100, shadows=2)
+        assert run("few_references", replace(world, attacks=world.attacks[:1])).status == "not_applicable"
+
+
+def _with_references(world, inside):
+    return replace(world, observations=replace(world.observations, reference_member=inside))
+
+
+@pytest.mark.parametrize(
+    ("share", "status"), [(0.0, "pass"), (0.01, "pass"), (0.02, "warn"), (0.5, "warn"), (0.51, "fail")]
+)
+def test_saturation(share, status):
+    assert run("saturated_outputs", replace(CLEAN, saturated=share)).status == status
+
+
+@pytest.mark.parametrize(
+    ("declared", "configured", "status"),
+    [
+        (None, "", "pass"),
+        ("", "", "pass"),
+        ("None", "", "pass"),
+        (None, "rounding", "pass"),
+        ("DP-SGD", "dp_sgd", "pass"),
+        (" memguard ", "memguard", "pass"),
+        ("memguard", "", "fail"),
+        ("memguard", "rounding", "fail"),
+    ],
+)
+def test_declared_defences(declared, configured, status):
+    assert run("undeclared_defence", replace(CLEAN, declared_defence=declared, defence=configured)).status == status
+
+
+class TestOutModelPlacebo:
+    @pytest.mark.parametrize(("shift", "word"), [(0.5, "easier"), (-0.5, "harder")])
+    def test_members_that_are_easier_or_harder(self, shift, word):
+        finding = run("out_model_placebo", circumstances(shift=shift))
+        assert finding.status == "fail"
+        assert word in finding.reason
+
+    def test_a_leak_is_not_a_shift(self):
+        # The IN models know their records by a wide margin; only OUT answers are compared.
+        world = circumstances()
+        leaky = world.observations.references["logit_confidence"] + 5.0 * world.observations.reference_member
+        observations = replace(world.observations, references={"logit_confidence": leaky})
+        before, after = (
+            run("out_model_placebo", world),
+            run("out_model_placebo", replace(world, observations=observations)),
+        )
+        assert after.status == "pass"
+        assert after.value == pytest.approx(before.value)
+
+    def test_mean_over_out_models_by_hand(self):
+        world = circumstances(n=30, shadows=2)
+        answers, inside = world.observations.references["logit_confidence"], world.observations.reference_member
+        rows = [r for r in range(60) if not inside[:, r].all()]
+        scores = np.array([answers[~inside[:, r], r].mean() for r in rows])
+        auc = metrics.auc(scores, world.audit.member[rows], world.audit.persons[rows])
+        assert run("out_model_placebo", world).value == pytest.approx(auc.value)
+
+    def test_small_sets_only_warn(self):
+        assert run("out_model_placebo", circumstances(n=100)).status == "warn"
+
+    def test_without_out_models(self):
+        world = circumstances(n=30, shadows=4)
+        assert (
+            run("out_model_placebo", _with_references(world, np.ones((4, 60), dtype=np.bool_))).status
+            == "not_applicable"
+        )
+        assert run("out_model_placebo", without_shadows()).status == "not_applicable"
+
+
+class TestClassMarginals:
+    def test_the_effect_is_cramers_v_without_its_bias(self):
+        world = circumstances(n=500, label_shift=0.3)
+        table = np.array(
+            [[(world.audit.labels[s] == k).sum() for k in range(4)] for s in (world.audit.member, ~world.audit.member)]
+        )
+        expected = math.sqrt((chi2_contingency(table, correction=False).statistic - 3) / table.sum())
+        assert run("class_marginals", world).value == pytest.approx(expected)
+
+    def test_small_differences_do_not_fire_however_many_records_prove_them(self):
+        finding = run("class_marginals", circumstances(n=40_000, shadows=2, label_shift=0.05))
+        assert finding.status == "pass"
+        assert finding.value > 0.02
+
+    def test_small_sets_only_warn(self):
+        assert run("class_marginals", circumstances(n=100, shadows=2)).status == "warn"
+
+    def test_many_classes_alone_are_no_difference(self):
+        # Plain V is sqrt(29/2000) = .12 on average here, above the limit, with equal mixtures.
+        findings = [run("class_marginals", circumstances(n=1000, classes=30, shadows=2, seed=s)) for s in range(10)]
+        assert np.mean([finding.value for finding in findings]) < 0.04
+        assert {finding.status for finding in findings} <= {"pass", "warn"}
+
+    def test_persons_with_many_records_prove_less(self):
+        alone, together = (
+            run("class_marginals", circumstances(n=600, shadows=2, label_shift=0.25, records_per_person=m))
+            for m in (1, 10)
+        )
+        assert alone.status == "fail"
+        assert together.status == "warn"
+
+    def test_one_class_or_one_set(self):
+        world = circumstances(n=50, shadows=2, label_shift=1.0)
+        same = replace(world, audit=replace(world.audit, labels=np.zeros(100, dtype=np.int64)))
+        assert run("class_marginals", same).status == "not_applicable"
+        members = replace(world, audit=replace(world.audit, member=np.ones(100, dtype=np.bool_)))
+        assert run("class_marginals", members).status == "not_applicable"
+
+    @pytest.mark.parametrize(("statistic", "freedom"), [(20.0, 3), (500.0, 29), (5000.0, 1)])
+    def test_noncentrality_inverts_the_distribution(self, statistic, freedom):
+        for tail in (0.006, 0.5, 0.95):
+            noncentral = noncentrality(statistic, freedom, tail)
+            assert ncx2.sf(statistic, freedom, noncentral) == pytest.approx(tail, rel=1e-6)
+
+    def test_noncentrality_of_a_statistic_that_chance_explains(self):
+        assert noncentrality(1.0, 3, 0.05) == 0.0
+
+    def test_the_bounds_hold_at_their_rates(self):
+        # V = .08 in truth; 400 worlds, 3 standard errors of slack.
+        rng = np.random.default_rng(5)
+        n, freedom, v = 4000, 3, 0.08
+        draws = ncx2.rvs(freedom, n * v**2, size=400, random_state=rng)
+        above = np.mean([math.sqrt(noncentrality(x, freedom, 0.05) / n) > v for x in draws])
+        below = np.mean([math.sqrt(noncentrality(x, freedom, 0.95) / n) < v for x in draws])
+        assert max(above, below) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
