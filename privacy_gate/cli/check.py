@@ -56,7 +56,7 @@ def check(
 ) -> int:
     """Judge a model against a policy; the exit code is the verdict."""
     from privacy_gate.cli.console import ConsoleProgress, show_verdict
-    from privacy_gate.cli.requests import build
+    from privacy_gate.build import build
     from privacy_gate.pipeline import check as run_check
     from privacy_gate.reports import CATALOG
 

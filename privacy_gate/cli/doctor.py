@@ -149,7 +149,7 @@ def _telemetry() -> Examined:
 
 
 def _configuration(config: Path | None, store: Path | None) -> tuple[CheckRequest | None, list[Examined]]:
-    from privacy_gate.cli.requests import CONFIG_FILE, build
+    from privacy_gate.build import CONFIG_FILE, build
     from privacy_gate.policy import resolve
 
     shown = str(config or CONFIG_FILE)

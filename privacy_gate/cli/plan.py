@@ -28,7 +28,7 @@ def plan(
     Ends with 4 when a blocking rule cannot be decided by these numbers of records.
     """
     from privacy_gate.cli.console import ConsoleProgress, clean, console
-    from privacy_gate.cli.requests import build
+    from privacy_gate.build import build
     from privacy_gate.preview import preview
 
     request = build(

@@ -97,7 +97,7 @@ def _chosen(policy: str | None) -> str | Path:
 
     if policy is not None:
         return policy if policy in PROFILES else Path(policy)
-    from privacy_gate.cli.requests import build
+    from privacy_gate.build import build
 
     config = build(config=None)
     if config.config is not None and config.config.policy is not None:

@@ -40,7 +40,7 @@ def train(
 ) -> None:
     """Train what a check would train, and keep it; the check then finds it in the store."""
     from privacy_gate.cli.console import ConsoleProgress, console
-    from privacy_gate.cli.requests import build
+    from privacy_gate.build import build
     from privacy_gate.pipeline import store_path, train_shadows
 
     request = build(model=model, config=config, store=store, seed=seed, jobs=jobs, device=device)
@@ -123,7 +123,7 @@ def _age(text: str) -> float:
 
 def _open(config: Path | None, store: Path | None) -> Store | None:
     """The store; None where none was made yet: looking at it must not make one."""
-    from privacy_gate.cli.requests import build
+    from privacy_gate.build import build
     from privacy_gate.errors import UsageError
     from privacy_gate.pipeline import store_path
     from privacy_gate.shadows.store import Store

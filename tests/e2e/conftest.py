@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.mlflow_server import embedded_registry
+from tests.mlflow_server import embedded_registry, tracking
 
 ROWS_PER_PERSON = 2
 PERSONS = 150  # on either side
@@ -122,11 +122,16 @@ def register(team: Team, name: str, model: Any = None, alias: str = "candidate")
 
     members = pd.read_csv(team.folder / "members.csv")
     fitted = model or RandomForestClassifier(10, random_state=0).fit(members[FEATURES], members["sick"])
-    mlflow.set_tracking_uri(team.uri)
-    with mlflow.start_run():
-        logged = mlflow.sklearn.log_model(
-            fitted, name="model", registered_model_name=name, pip_requirements=[], serialization_format="cloudpickle"
-        )
-    version = str(logged.registered_model_version)
-    mlflow.MlflowClient().set_registered_model_alias(name, alias, version)
+    with tracking(team.uri):
+        mlflow.set_experiment("training")
+        with mlflow.start_run():
+            logged = mlflow.sklearn.log_model(
+                fitted,
+                name="model",
+                registered_model_name=name,
+                pip_requirements=[],
+                serialization_format="cloudpickle",
+            )
+        version = str(logged.registered_model_version)
+        mlflow.MlflowClient().set_registered_model_alias(name, alias, version)
     return version

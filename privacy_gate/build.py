@@ -1,4 +1,4 @@
-"""From options to a request: finds the config, reads it with line-numbered errors, checks what excludes what."""
+"""From options to a request, for the command line and the Python API: finds the config, checks what excludes what."""
 
 from __future__ import annotations
 
