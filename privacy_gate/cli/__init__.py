@@ -55,6 +55,8 @@ def _say(text: str) -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line; returns the exit code. A crash is 3, never 1."""
     debug = "--debug" in arguments or bool(os.environ.get("PRIVACY_GATE_DEBUG"))
+    if debug:
+        os.environ["PRIVACY_GATE_DEBUG"] = "1"
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
         code = typer.main.get_command(app).main(args=rest, prog_name="privacy-gate", standalone_mode=False)

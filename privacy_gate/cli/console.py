@@ -132,7 +132,7 @@ def show_verdict(report: Report, paths: dict[str, str]) -> None:
             out.print(Text(f"  hint: {clean(error.hint)}"))
     mark, style = MARKS[verdict.status]
     out.print(Text(f"{mark} {verdict.status.replace('_', ' ').upper()}  {clean(verdict.headline)}", style=style))
-    if verdict.exit_zero:
+    if verdict.exit_zero and verdict.status == "fail":
         out.print(
             Text("--exit-zero: the policy is violated, the exit code is 0 because you asked for it", style="yellow")
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -203,18 +204,17 @@ def _candidate(wishes: Wishes) -> tuple[Candidate | None, tuple[str, ...]]:
 
     with tempfile.TemporaryDirectory(prefix="privacy-gate-") as work:
         candidate = open_registry(wishes.tracking_uri, None, wishes.model).resolve(wishes.model, Path(work))
-        return candidate, _signature(candidate.snapshot / "MLmodel")
+        return candidate, _signature(candidate.snapshot)
 
 
-def _signature(mlmodel: Path) -> tuple[str, ...]:
-    """Names of the model's inputs. A hint: () where the file says nothing that can be understood."""
-    import yaml
+def _signature(snapshot: Path) -> tuple[str, ...]:
+    """Names of the model's inputs. A hint: () where the MLmodel file says nothing that can be understood."""
+    from privacy_gate.registry.snapshot import read_mlmodel
 
     try:
-        content = yaml.safe_load(mlmodel.read_text(encoding="utf-8"))
-        inputs = json.loads(content["signature"]["inputs"])
+        inputs = json.loads(read_mlmodel(snapshot)["signature"]["inputs"])
         return tuple(str(column["name"]) for column in inputs)
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return ()
 
 
@@ -410,12 +410,14 @@ def _renderer() -> Callable[..., str]:
 
 
 def as_yaml(value: Any) -> str:
-    """A YAML scalar: plain where every reader sees the same text, else quoted (JSON is YAML)."""
+    """A YAML scalar: plain where every reader sees the same text, else quoted."""
     import yaml
 
-    if isinstance(value, str) and re.fullmatch(r"[\w./:@+-]+", value, re.ASCII) and yaml.safe_load(value) == value:
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if re.fullmatch(r"[\w./:@+-]+", value, re.ASCII) and yaml.safe_load(value) == value:
         return value
-    return json.dumps(value)
+    return yaml.safe_dump(value, default_style='"', width=math.inf, allow_unicode=True).rstrip("\n")
 
 
 def as_comment(value: Any) -> str:

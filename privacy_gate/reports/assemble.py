@@ -21,6 +21,7 @@ from privacy_gate.reports import wording
 ALPHA = 0.05
 MIN_CELL = 10  # no count of fewer records leaves the gate
 BINS = 20
+HIGH_SCORE = 0.8  # four to one odds
 ROC_POINTS = 81
 
 Curve = tuple[Floats, Floats]  # fpr, tpr: both ascending
@@ -307,7 +308,8 @@ def risk(
             if records and number(score) is not None
         ),
         distribution=histogram("risk score", scores.scores, audit.member, (0.0, 1.0)),
-        groups=groups(scores.scores, audit, scores.high[0].score if scores.high else 0.8),
+        group_score=HIGH_SCORE,
+        groups=groups(scores.scores, audit, HIGH_SCORE),
         shown=tuple(risk(other, audit, (), alpha) for other in shown),
     )
 

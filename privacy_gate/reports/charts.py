@@ -89,7 +89,7 @@ def roc(attacks: Sequence[Attack]) -> RocChart | None:
         return None
     lowest = min(attack.roc.fpr[0] for attack in drawn if attack.roc is not None)
     decades = min(5.0, max(2.0, -math.log10(lowest)))
-    frame = Frame(420, 400, 52, 408, 12, 352)
+    frame = Frame(420, 400, 62, 408, 12, 352)
     ticks = [Tick(_log(10.0**-power, decades), f"{10.0 ** (2 - power):g} %") for power in range(int(decades), -1, -1)]
     curves = tuple(_curve(letter, attack, frame, decades) for letter, attack in zip(LETTERS, drawn, strict=False))
     best = max(curves, key=lambda c: c.at_rates[3] or 0.0)
@@ -188,9 +188,9 @@ def histogram(counts: Histogram, wide: bool = False) -> HistogramChart:
         bars,
         _outlines(tops(1), lefts, frame.bottom),
         hidden,
-        tuple(Tick(lefts[i], _edge(edges, i, 1)) for i in range(0, cells + 1, step)),
+        tuple(Tick(lefts[i], _edge(edges, i, 2)) for i in range(0, cells + 1, step)),
         tuple(
-            (f"{_edge(edges, i, 2)} to {_edge(edges, i + 1, 2)}", counts.members[i], counts.nonmembers[i])
+            (f"{_edge(edges, i, 3)} to {_edge(edges, i + 1, 3)}", counts.members[i], counts.nonmembers[i])
             for i in range(cells)
         ),
         _overlap(shares),
@@ -200,7 +200,7 @@ def histogram(counts: Histogram, wide: bool = False) -> HistogramChart:
 def _edge(edges: Sequence[float], index: int, digits: int) -> str:
     """An edge with as many decimals as the whole span is worth."""
     span = edges[-1] - edges[0]
-    places = max(0, digits - math.floor(math.log10(span))) if span > 0 else digits
+    places = max(0, digits - math.ceil(math.log10(span))) if span > 0 else digits
     return figures.signed(f"{edges[index]:.{min(places, 9)}f}")
 
 

@@ -248,7 +248,7 @@ class Group(Part):
     nonmembers: int | None
     mean_members: float | None = Field(description="mean risk score of the group's members")
     mean_nonmembers: float | None
-    high_members: float | None = Field(description="share of the group's members at or above the first score")
+    high_members: float | None = Field(description="share of the group's members at or above `group_score`")
     high_nonmembers: float | None
 
 
@@ -260,6 +260,7 @@ class Risk(Part):
     calibration: dict[str, float | None]
     reliability: tuple[ReliabilityBin, ...] = ()
     distribution: Histogram | None = None
+    group_score: float | None = Field(None, description="at or above it a record counts as high-risk in `groups`")
     groups: tuple[Group, ...] = ()
     shown: tuple[Risk, ...] = Field((), description="other estimators; no verdict rests on them")
 

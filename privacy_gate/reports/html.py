@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from privacy_gate.reports import charts, figures, report_format, view, wording
@@ -16,10 +17,15 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+_LOOSE_PERCENT = re.compile(r"(?<=\d) %")
+
+
 def _printed(value: Any) -> Any:
     if value is None:
         return figures.DASH
-    return figures.clean(value) if type(value) is str else value  # Markup is made of cleaned, escaped parts
+    if type(value) is not str:  # Markup is made of cleaned, escaped parts
+        return value
+    return _LOOSE_PERCENT.sub(figures.PERCENT, figures.clean(value))
 
 
 def _sections(report: Report, seen: dict[str, Any]) -> list[tuple[str, str]]:
@@ -81,6 +87,8 @@ def render(report: Report) -> str:
             roc=charts.roc(view.curves(report)),
             table_rates=charts.TABLE_RATES,
             distributions=[charts.histogram(counts) for counts in report.distributions],
+            high=view.headline_risk(risk),
+            groups=view.groups(risk),
             estimators=[] if risk is None else [risk, *risk.shown],
             risk_histogram=charts.histogram(risk.distribution, wide=True) if risk and risk.distribution else None,
             reliability=None if risk is None else charts.reliability(risk.reliability),

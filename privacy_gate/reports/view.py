@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from privacy_gate.datamodel import RuleStatus, VerdictStatus
 from privacy_gate.reports import wording
-from privacy_gate.reports.document import Attack, Report, Rule
+from privacy_gate.reports.document import Attack, Group, HighRisk, Report, Risk, Rule
 
 _ORDER = (
     RuleStatus.FAIL,
@@ -84,6 +84,24 @@ def curves(report: Report) -> list[Attack]:
     """Attacks with a curve, strongest attack first; a curve belongs to the attack whichever form carries it."""
     place = {attack.id: index for index, attack in enumerate(worst(report))}
     return sorted((a for a in report.attacks if a.roc is not None), key=lambda attack: place.get(attack.id, len(place)))
+
+
+def headline_risk(risk: Risk | None) -> HighRisk | None:
+    """The counts at the score that groups use too."""
+    if risk is None or not risk.high:
+        return None
+    wanted = 0.8 if risk.group_score is None else risk.group_score
+    return min(risk.high, key=lambda high: abs(high.score - wanted))
+
+
+def groups(risk: Risk | None) -> list[Group]:
+    """Groups, those with the largest share of high-risk members first; hidden ones last."""
+    if risk is None:
+        return []
+    return sorted(
+        risk.groups,
+        key=lambda g: (g.members is None, -(g.high_members or 0.0), -(g.mean_members or 0.0), g.by, g.value),
+    )
 
 
 def rates(report: Report) -> list[str]:

@@ -157,15 +157,22 @@ def test_no_difference_no_evidence():
 
 
 @pytest.mark.parametrize("variance", ["fixed", "per-record", "nig"])
-def test_references_that_agree_exactly_are_no_infinite_evidence(variance):
-    """sigma is floored relative to the spread of all references: 1e-30 would make a chance agreement win."""
+def test_references_that_all_agree_are_no_infinite_evidence(variance):
+    _, phi, member = references(records=20, seed=8)
+    assert np.isfinite(online(np.zeros(20), np.zeros_like(phi), member, variance=variance)).all()
+
+
+def test_the_floor_of_sigma_is_relative_to_the_spread():
+    """References of one record agree exactly; the target misses them by a rounding error. That is no evidence at all.
+
+    With an absolute floor of 1e-30 it would be 10^30 sigma of it, and in another unit another figure.
+    """
     target, phi, member = references(records=20, seed=8)
-    phi[:, 0] = 1.0
-    target[0] = 1.0
-    scores = online(target, phi, member, variance=variance)
-    assert np.isfinite(scores).all()
-    constant = online(np.zeros(20), np.zeros_like(phi), member, variance=variance)
-    assert np.isfinite(constant).all()
+    phi[:, 0] = np.where(member[:, 0], 1.0, 1.0 + 1e-12)
+    target[0] = 1.0 + 1e-9
+    scores = online(target, phi, member, variance="per-record")
+    assert abs(scores[0]) < 1e-3
+    np.testing.assert_allclose(online(100 * target, 100 * phi, member, variance="per-record"), scores, rtol=1e-6)
 
 
 def test_nig_falls_back_to_fixed_where_the_prior_is_degenerate():

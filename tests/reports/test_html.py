@@ -116,7 +116,7 @@ def test_hostile_texts_are_inert(report: Report) -> None:
     assert {tag for tag, _ in filled.tags} <= TAGS
     assert filled.open == []
     allowed = {"href", "class", "id", "role", "scope", "colspan", "tabindex", "lang", "charset", "name", "content"}
-    allowed |= {"rel", "http-equiv", "aria-label", "aria-labelledby", "aria-hidden"}
+    allowed |= {"rel", "http-equiv", "aria-label", "aria-labelledby", "aria-hidden", "rowspan"}
     for tag, attributes in filled.tags:
         assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
         assert tag in SHAPES or set(attributes) <= allowed, (tag, attributes)

@@ -69,6 +69,7 @@ def test_a_pipeline_is_described_and_scored_like_in_process(saved, tmp_path):
     assert stat.S_IMODE(scored.log.stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 def test_a_frame_arrives_with_its_names_and_types(saved, tmp_path):
     from sklearn.compose import make_column_transformer
     from sklearn.ensemble import RandomForestClassifier
@@ -84,6 +85,7 @@ def test_a_frame_arrives_with_its_names_and_types(saved, tmp_path):
     np.testing.assert_array_equal(scored.outputs.values, model.predict_proba(frame))
 
 
+@pytest.mark.slow
 def test_a_module_without_code_is_scored_without_pickle(tmp_path):
     import mlflow.pytorch
     import torch
@@ -105,7 +107,7 @@ def test_a_module_without_code_is_scored_without_pickle(tmp_path):
 
 def test_a_pickle_that_was_classified_as_data_is_not_loaded(saved, tmp_path):
     folder = saved(strange_models.Fair().fit(X, Y)).snapshot
-    with pytest.raises(ModelOutputUnusable, match="[Dd]eserializ|pickle"):
+    with pytest.raises(ModelOutputUnusable, match="pickle"):
         sandbox.describe(candidate(folder, executes_code=False), tmp_path / "work")
 
 
@@ -113,7 +115,9 @@ def test_what_a_model_prints_disturbs_nothing_and_secrets_stay_out(saved, tmp_pa
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "SECRET")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRET")
     monkeypatch.setenv("SECRET_THING", "1")
-    scored = sandbox.score(saved(strange_models.Chatty().fit(X, Y)), X, tmp_path / "work")
+    subject = saved(strange_models.Chatty().fit(X, Y))
+    capfd.readouterr()
+    scored = sandbox.score(subject, X, tmp_path / "work")
     assert scored.outputs.values.shape == (1500, 2)
     log = scored.log.read_text()
     assert "raw stdout" in log
@@ -125,12 +129,14 @@ def test_what_a_model_prints_disturbs_nothing_and_secrets_stay_out(saved, tmp_pa
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_model_that_throws_dice_is_noticed(saved, tmp_path):
     scored = sandbox.score(saved(strange_models.Dice().fit(X, Y)), X, tmp_path / "work")
     assert not scored.deterministic
     assert scored.max_difference > 0.1  # of 1,024 pairs of uniform numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "error", "says"),
     [
@@ -152,6 +158,7 @@ def test_a_model_that_does_not_answer_properly_is_named(saved, tmp_path, model, 
         assert str(log) in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_model_that_never_answers_is_ended_with_all_its_processes(saved, tmp_path):
     work = tmp_path / "work"
     with pytest.raises(WorkerDied, match="did not answer within"):
@@ -179,6 +186,7 @@ def test_a_regressor_is_refused(saved, tmp_path):
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.slow
 def test_the_child_dies_with_the_gate(saved, tmp_path):
     """The gate is killed without a chance to clean up; its child must not go on alone."""
     import signal

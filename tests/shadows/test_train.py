@@ -258,8 +258,8 @@ def test_a_recipe_that_returns_nonsense(world, body, error, said):
 
 
 def test_a_recipe_that_hangs(world):
-    task = world.recipe(f"if seed == {world.plan.seeds[1]}: time.sleep(600)")
-    with pytest.raises(RecipeFailed, match=r"shadow 1 .* 2 s \(shadows.timeout\)"):
+    task = world.recipe("time.sleep(600)")
+    with pytest.raises(RecipeFailed, match=r"shadow [01] .* 2 s \(shadows.timeout\)"):
         train(world.plan, task, world.store, jobs=2, timeout=2)
     assert alive() == []
 

@@ -1,0 +1,390 @@
+"""`privacy-gate init`: drafts that are valid as they stand, and that never destroy anything."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy_gate.cli import init as verb
+from privacy_gate.cli import run
+from privacy_gate.datamodel import Candidate, DatasetHint
+from privacy_gate.documents import load_yaml
+from privacy_gate.policy import PROFILES, resolve
+from privacy_gate.request import Config
+
+DRAFTS = ("privacy-gate.yaml", "privacy-policy.yaml")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty repository as the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".git").mkdir()
+    return tmp_path
+
+
+def config(folder: Path = Path()) -> Config:
+    return load_yaml(folder / "privacy-gate.yaml", Config).value
+
+
+def records(path: Path, *columns: str) -> None:
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([columns, ["1"] * len(columns)])
+
+
+def model_folder(folder: Path, flavor: str = "sklearn", inputs: tuple[str, ...] = ()) -> Path:
+    folder.mkdir()
+    loader = {"sklearn": "mlflow.sklearn", "pytorch": "mlflow.pytorch"}[flavor]
+    mlmodel = {
+        "flavors": {flavor: {"serialized_model": "model.skops"}, "python_function": {"loader_module": loader}},
+        "model_uuid": "m-1",
+    }
+    if inputs:
+        mlmodel["signature"] = {"inputs": json.dumps([{"name": name, "type": "double"} for name in inputs])}
+    (folder / "MLmodel").write_text(yaml.safe_dump(mlmodel))
+    (folder / "model.skops").write_bytes(b"x")
+    return folder
+
+
+def candidate(flavor="pytorch", params=None, datasets=()):
+    return Candidate(
+        "models:/x@c", "models:/x/1", Path(), "0" * 64, flavor, False, params=params or {}, datasets=datasets
+    )
+
+
+def wishes(**changes):
+    defaults = {
+        "model": None,
+        "profile": "standard",
+        "members": None,
+        "nonmembers": None,
+        "label": None,
+        "person": None,
+        "tracking_uri": None,
+        "ci": "none",
+        "folder": Path(),
+    }
+    return verb.Wishes(**{**defaults, **changes})
+
+
+# --- valid as they stand ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_drafts_are_valid(here, capsys, profile):
+    assert run(["init", "--profile", profile]) == 0
+    assert sorted(p.name for p in here.iterdir() if p.is_file()) == sorted(DRAFTS)
+    assert config().policy == "privacy-policy.yaml"
+    policy = resolve(Path("privacy-policy.yaml"))
+    assert (policy.profile, policy.resolved["rules"]) == (profile, resolve(profile).resolved["rules"])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "privacy-gate doctor" in captured.err
+    assert "privacy-gate plan" in captured.err
+
+
+def test_policy_draft_lists_the_limits_in_force(here):
+    assert run(["init", "--profile", "internal"]) == 0
+    text = Path("privacy-policy.yaml").read_text()
+    for rule in resolve("internal").rules:
+        assert f"#   {rule.id}  " in text
+    assert "PG101  attack accuracy: at most 0.7, block" in text
+
+
+def test_everything_that_was_given_is_in_the_draft(here):
+    records(here / "in.csv", "age", "sick", "patient")
+    arguments = ["--model", "models:/churn@candidate", "--tracking-uri", "https://mlflow.example.org/a?b#c"]
+    arguments += ["--members", "in.csv", "--nonmembers", "runs:/abc/out.csv", "--label", "is: sick #1"]
+    asked = wishes(
+        model=arguments[1],
+        tracking_uri=arguments[3],
+        members="in.csv",
+        nonmembers="runs:/abc/out.csv",
+        label="is: sick #1",
+        person="on",
+    )
+    for path, text in verb.draft(asked, verb.Known(candidate("sklearn"))).items():
+        path.write_text(text)
+    drafted = config()
+    assert (drafted.model, drafted.tracking_uri) == (arguments[1], arguments[3])
+    assert (drafted.data.members.path, drafted.data.nonmembers.path) == ("in.csv", "runs:/abc/out.csv")
+    assert (drafted.data.label, drafted.data.person) == ("is: sick #1", "on")
+    assert drafted.shadows.recipe.clone
+    assert resolve(Path("privacy-policy.yaml")).name == "churn-release"
+
+
+def test_paths_start_at_the_config(here):
+    (here / "gate").mkdir()
+    (here / "data").mkdir()
+    records(here / "data" / "in.csv", "age", "y")
+    assert run(["init", "--dir", "gate", "--members", "data/in.csv"]) == 0
+    drafted = config(here / "gate")
+    assert drafted.data.members.path == "../data/in.csv"
+    assert drafted.data.label == "y"
+
+
+# --- what is found out ------------------------------------------------------------------------------------------------
+
+
+def test_a_model_folder_tells_label_person_and_what_to_drop(here):
+    folder = model_folder(here / "model", inputs=("age", "bmi"))
+    records(here / "in.csv", "age", "bmi", "sick", "patient_id")
+    assert run(["init", "--model", str(folder), "--members", "in.csv"]) == 0
+    drafted = config()
+    assert (drafted.data.label, drafted.data.person, drafted.data.drop) == ("sick", "patient_id", [])
+
+
+def test_columns_that_are_no_inputs_are_dropped(here):
+    folder = model_folder(here / "model", inputs=("age",))
+    records(here / "in.csv", "age", "site", "target", "date")
+    assert run(["init", "--model", str(folder), "--members", "in.csv"]) == 0
+    assert (config().data.label, config().data.drop) == ("target", ["site", "date"])
+
+
+def test_nothing_is_guessed_where_names_do_not_tell(here):
+    records(here / "in.csv", "age", "label", "target", "customer_id")
+    assert run(["init", "--members", "in.csv"]) == 0
+    text = Path("privacy-gate.yaml").read_text()
+    assert "label: y  # TODO" in text
+    assert config().data.person is None  # without a signature it may be a feature: suggested, not set
+    assert "# person: customer_id" in text
+
+
+def test_npz_and_parquet_columns(here):
+    import numpy as np
+    import pandas as pd
+
+    np.savez(here / "in.npz", x=np.zeros((2, 2)), target=np.zeros(2))
+    pd.DataFrame({"a": [1], "outcome": [0]}).to_parquet(here / "in.parquet")
+    assert verb._header(here / "in.npz") == ("x", "target")
+    assert verb._header(here / "in.parquet") == ("a", "outcome")
+
+
+def test_an_unreadable_member_file_is_said_not_swallowed(here, capsys):
+    (here / "in.npz").write_bytes(b"not an archive")
+    assert run(["init", "--members", "in.npz", "--nonmembers", "later.csv"]) == 0
+    said = capsys.readouterr().err
+    assert "members: the columns of in.npz could not be read" in said
+    assert "nonmembers: later.csv is not there yet" in said
+
+
+def test_a_torch_model_gets_its_logged_training(here):
+    params = {"num_epochs": "30", "lr": "0.01", "optimizer": "SGD", "batch_size": "many", "seed": "1"}
+    known = verb.Known(candidate("pytorch", params))
+    for path, text in verb.draft(wishes(model="models:/x@c"), known).items():
+        path.write_text(text)
+    training = config().shadows.recipe.training
+    assert (training.epochs, training.learning_rate, training.optimizer) == (30, 0.01, "sgd")
+    assert training.batch_size == 64  # "many" means nothing to the gate
+    assert "epochs: 30  # *" in Path("privacy-gate.yaml").read_text()
+
+
+@pytest.mark.parametrize("flavor", ["pytorch", "pyfunc", "lightgbm", "xgboost"])
+def test_a_recipe_that_a_person_must_write_fails_closed(here, flavor):
+    for path, text in verb.draft(wishes(), verb.Known(candidate(flavor))).items():
+        path.write_text(text)
+    recipe = config().shadows.recipe
+    assert (recipe.model or recipe.python).startswith("shadow_recipe.py:")
+    space: dict = {}
+    exec(compile(Path("shadow_recipe.py").read_text(), "shadow_recipe.py", "exec"), space)
+    with pytest.raises(NotImplementedError, match="shadow_recipe.py"):
+        space["build"]() if recipe.model else space["train"](None, None, seed=0)
+
+
+def test_an_unknown_model_ends_before_anything_is_written(here):
+    assert run(["init", "--model", str(here / "nowhere")]) == 2
+    assert run(["init", "--model", "models:/x@c"]) == 2  # no registry is configured
+    assert [p.name for p in here.iterdir()] == [".git"]
+
+
+# --- text from elsewhere ----------------------------------------------------------------------------------------------
+
+
+def test_a_logged_dataset_name_cannot_become_a_setting(here):
+    name = "train\n  members: evil.csv\r\nmodel: evil\u2028x: y\x1b[31m"
+    hint = DatasetHint(name, "training\n", "code", "abc")
+    plain = verb.draft(wishes(), verb.Known(candidate("sklearn")))
+    hostile = verb.draft(wishes(), verb.Known(candidate("sklearn", datasets=(hint,)), columns=("a\nseed: 7", "b")))
+    place = Path("privacy-gate.yaml")
+    assert yaml.safe_load(hostile[place]) == yaml.safe_load(plain[place])
+    assert "train members: evil.csv model: evil" in hostile[place]
+    assert "\x1b" not in hostile[place]
+
+
+@given(st.text())
+def test_as_comment_is_one_line_that_yaml_ignores(text):
+    comment = verb.as_comment(text)
+    assert len(comment.splitlines()) <= 1
+    assert yaml.safe_load(f"a: 1  # {comment}\nb: 2") == {"a": 1, "b": 2}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.integers() | st.booleans())
+def test_as_yaml_means_what_was_said(value):
+    text = f"[{verb.as_yaml(value)}, {verb.as_yaml(value)}]  # flow and block alike\n"
+    assert yaml.safe_load(text) == [value, value]
+    assert yaml.safe_load(f"key: {verb.as_yaml(value)}\n") == {"key": value}
+
+
+@given(st.text(st.sampled_from("ab'\\\n\r$\"{}")))
+def test_as_groovy_stays_inside_its_quotes(text):
+    quoted = verb.as_groovy(text)
+    inner = quoted[1:-1]
+    assert (quoted[0], quoted[-1]) == ("'", "'")
+    assert "\n" not in inner
+    # Groovy's escapes read back; a quote or a backslash that is left over would have ended the string.
+    plain, i = [], 0
+    while i < len(inner):
+        assert inner[i] != "'"
+        if inner[i] == "\\":
+            plain.append({"n": "\n", "r": "\r"}.get(inner[i + 1], inner[i + 1]))
+            i += 2
+        else:
+            plain.append(inner[i])
+            i += 1
+    assert "".join(plain) == text
+
+
+# --- nothing is destroyed ---------------------------------------------------------------------------------------------
+
+
+def test_an_existing_file_stops_everything(here, capsys):
+    Path("privacy-policy.yaml").write_text("mine")
+    assert run(["init", "--ci", "github"]) == 2
+    assert "privacy-policy.yaml" in capsys.readouterr().err
+    assert [p.name for p in here.iterdir() if p.is_file()] == ["privacy-policy.yaml"]
+    assert Path("privacy-policy.yaml").read_text() == "mine"
+    assert run(["init", "--force"]) == 0
+    assert resolve(Path("privacy-policy.yaml")).profile == "standard"
+
+
+def test_a_dangling_link_is_a_file_that_exists(here):
+    Path("privacy-gate.yaml").symlink_to("/nonexistent/elsewhere")
+    assert run(["init"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--profile", "standart"], "did you mean 'standard'?"),
+        (["--ci", "githab"], "did you mean 'github'?"),
+        (["--dir", "nowhere"], "no such folder"),
+        (["--tracking-uri", "https://me:hunter2@mlflow.example.org"], "MLFLOW_TRACKING_PASSWORD"),
+    ],
+)
+def test_nonsense_is_refused(here, capsys, arguments, said):
+    assert run(["init", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert "hunter2" not in captured.err
+    assert [p.name for p in here.iterdir()] == [".git"]
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_nothing_is_asked(here, monkeypatch):
+    monkeypatch.setattr(verb.typer, "prompt", lambda *a, **k: pytest.fail("asked"))
+    assert run(["init"]) == 0
+
+
+def test_on_a_terminal_only_what_is_missing_is_asked(here, monkeypatch):
+    asked = []
+    monkeypatch.setattr(verb, "_interactive", lambda: True)
+    monkeypatch.setattr(verb.typer, "prompt", lambda question, **k: asked.append(question) or "")
+    assert run(["init", "--members", "in.csv"]) == 0
+    assert [question.split()[0] for question in asked] == ["Model", "File"]
+    assert config().data.members.path == "in.csv"
+    assert config().data.nonmembers.path == "data/nonmembers.csv"
+
+
+# --- CI ---------------------------------------------------------------------------------------------------------------
+
+
+def test_github_workflow(here):
+    assert run(["init", "--ci", "github"]) == 0
+    workflow = yaml.safe_load(Path(".github/workflows/privacy-gate.yml").read_text())
+    job = workflow["jobs"]["gate"]
+    assert workflow["permissions"] == {"contents": "read"}
+    for step in job["steps"]:
+        assert "${{" not in step.get("run", "")  # an expression in a script is an injection
+    check = next(step for step in job["steps"] if step.get("name") == "check")
+    assert check["run"].startswith('privacy-gate check "$MODEL" --config privacy-gate.yaml ')
+    assert check["env"]["MODEL"] == "${{ inputs.model }}"
+    assert "continue-on-error" not in check
+
+
+def test_gitlab_job(here):
+    assert run(["init", "--ci", "gitlab"]) == 0
+    job = yaml.safe_load(Path(".gitlab-ci.privacy-gate.yml").read_text())["privacy-gate"]
+    assert 'privacy-gate check "$MODEL"' in job["script"][-1]
+    assert job["retry"]["exit_codes"] == [3]
+    assert "allow_failure" not in job  # fail closed
+    assert job["artifacts"]["when"] == "always"
+
+
+def test_jenkinsfile(here):
+    assert run(["init", "--ci", "jenkins"]) == 0
+    text = Path("Jenkinsfile.privacy-gate").read_text()
+    assert 'script: \'.venv/bin/privacy-gate check "$MODEL" --config privacy-gate.yaml ' in text
+    assert text.count("{") == text.count("}")
+
+
+def test_ci_recipes_call_the_program_as_it_is(here):
+    from privacy_gate.cli import app
+
+    command = verb.typer.main.get_command(app)
+    for name in ("check", "doctor"):
+        options = {option for parameter in command.commands[name].params for option in parameter.opts}
+        used = {"check": {"--config", "--out", "--format"}, "doctor": {"--config"}}[name]
+        assert used <= options
+
+
+@pytest.mark.parametrize(
+    ("sign", "file"), [(".github", ".github/workflows/privacy-gate.yml"), ("Jenkinsfile", "Jenkinsfile.privacy-gate")]
+)
+def test_the_ci_of_the_repository_is_found(here, sign, file):
+    (here / sign).mkdir() if sign == ".github" else (here / sign).touch()
+    (here / "gate dir").mkdir()
+    assert run(["init", "--dir", "gate dir"]) == 0
+    text = (here / file).read_text()
+    quoted = (
+        "--config \\'gate dir/privacy-gate.yaml\\'"
+        if sign == "Jenkinsfile"
+        else "--config 'gate dir/privacy-gate.yaml'"
+    )
+    assert quoted in text
+
+
+def test_no_ci_when_there_is_none(here):
+    assert run(["init", "--ci", "none"]) == 0
+    assert sorted(p.name for p in here.iterdir()) == [".git", *DRAFTS]
+
+
+# --- the real program -------------------------------------------------------------------------------------------------
+
+
+def test_as_a_program(here):
+    command = [sys.executable, "-m", "privacy_gate", "init", "--ci", "gitlab"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "wrote privacy-gate.yaml" in done.stderr
+    assert config().data.members.path == "data/members.csv"
+
+
+@pytest.mark.parametrize("name", ["init", "explain", "doctor", "selftest", "policy", "shadows"])
+def test_importing_a_verb_imports_nothing_heavy(name):
+    code = (
+        f"import sys, privacy_gate.cli.{name}\n"
+        "heavy = {'numpy', 'scipy', 'torch', 'mlflow', 'pandas', 'sklearn', 'jinja2', 'pydantic', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,116 @@
+"""`privacy-gate policy`: what it shows is what the gate applies."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from privacy_gate.cli import run
+from privacy_gate.policy import PROFILES, resolve
+from privacy_gate.resources import template
+
+TIGHTER = "apiVersion: privacy-gate/v1\nname: mine\nextends: standard\nrules:\n  PG101: {max: 0.58}\n"
+BROKEN = "apiVersion: privacy-gate/v1\nextends: standard\nrules:\n  PG101: {max: 58}\n  PG999: {max: 0.1}\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_validate_says_name_and_digest(here, capsys):
+    Path("p.yaml").write_text(TIGHTER)
+    assert run(["policy", "validate", "p.yaml"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"sha256 {resolve(Path('p.yaml')).digest}" in captured.err
+
+
+def test_validate_names_every_line(here, capsys):
+    Path("p.yaml").write_text(BROKEN)
+    Path("good.yaml").write_text(TIGHTER)
+    assert run(["policy", "validate", "p.yaml", "good.yaml", "nowhere.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "p.yaml:4:" in said
+    assert "p.yaml:5:" in said
+    assert "good.yaml: mine" in said
+    assert "nowhere.yaml: there is no such file" in said
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_resolved_reads_back_as_what_is_applied(capsys, profile):
+    assert run(["policy", "show", profile, "--resolved"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == resolve(profile).resolved
+
+
+def test_origin_says_which_file_set_what(here, capsys):
+    Path("p.yaml").write_text(TIGHTER)
+    assert run(["policy", "show", "p.yaml", "--origin"]) == 0
+    out = capsys.readouterr().out
+    assert yaml.safe_load(out) == resolve(Path("p.yaml")).resolved
+    assert "max: 0.58  # p.yaml:5" in out
+    assert "max: 0.65  # templates/policies/standard.yaml:" in out
+    assert "floor: false  # default" in out
+
+
+def test_show_is_a_table_of_the_rules(here, capsys):
+    Path("p.yaml").write_text(TIGHTER)
+    assert run(["policy", "show", "p.yaml"]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("PG")}
+    assert set(lines) == {rule.id for rule in resolve("standard").rules}
+    assert "0.58" in lines["PG101"]
+    assert "5 %" in lines["PG103"]
+    assert "from p.yaml, then templates/policies/standard.yaml" in out
+
+
+def test_json_is_for_machines(capsys):
+    assert run(["policy", "show", "strict", "--json"]) == 0
+    shown, policy = json.loads(capsys.readouterr().out), resolve("strict")
+    assert (shown["digest"], shown["resolved"]) == (policy.digest, policy.resolved)
+    assert shown["origins"]["rules.PG101.max"]["file"] == "templates/policies/strict.yaml"
+
+
+def test_without_a_name_it_is_what_check_would_apply(here, capsys):
+    assert run(["policy", "digest"]) == 0
+    assert capsys.readouterr().out.strip() == resolve("standard").digest
+    Path("p.yaml").write_text(TIGHTER)
+    Path("privacy-gate.yaml").write_text(
+        "apiVersion: privacy-gate/v1\ndata: {members: a.csv, nonmembers: b.csv}\npolicy: p.yaml\n"
+    )
+    assert run(["policy", "digest"]) == 0
+    assert capsys.readouterr().out.strip() == resolve(Path("p.yaml")).digest
+
+
+def test_a_name_cannot_draw_on_the_terminal(here, capsys):
+    Path("p.yaml").write_text('apiVersion: privacy-gate/v1\nname: "a\\e[2Jb"\nextends: standard\n')
+    for arguments in (["validate", "p.yaml"], ["show", "p.yaml"]):
+        run(["policy", *arguments])
+        captured = capsys.readouterr()
+        assert "\x1b" not in captured.out + captured.err
+
+
+def test_the_schema_takes_every_profile_and_refuses_a_typo(capsys):
+    assert run(["policy", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    for profile in PROFILES:
+        jsonschema.validate(yaml.safe_load(template("policies", f"{profile}.yaml").read_text()), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"apiVersion": "privacy-gate/v1", "extends": "standard", "rulez": {}}, schema)
+
+
+def test_an_unknown_policy_is_a_usage_error(here, capsys):
+    assert run(["policy", "show", "standart"]) == 2
+    assert "standart" in capsys.readouterr().err
+
+
+def test_as_a_program(here):
+    command = [sys.executable, "-m", "privacy_gate", "policy", "show", "internal", "--resolved"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert yaml.safe_load(done.stdout) == resolve("internal").resolved
