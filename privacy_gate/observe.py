@@ -91,7 +91,9 @@ def observe(answers: Answers, audit: Audit, attacks: Iterable[str], defence: Out
     member = answers.reference_member
     shadow_correct = None
     if answers.shadows and member is not None:
-        shadow_correct = np.stack([o.values[: len(audit.labels)].argmax(1) == audit.labels for o in answers.shadows])
+        # Through the same defence as the target: one that changes the top class changes it for both.
+        answered = (_protected(o, defence).values[: len(audit.labels)] for o in answers.shadows)
+        shadow_correct = np.stack([values.argmax(1) == audit.labels for values in answered])
     return Observed(
         views=views,
         saturated=_saturated(target, audit.labels),

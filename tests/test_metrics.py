@@ -361,9 +361,20 @@ def test_ties_are_broken_at_random_and_without_favour():
 
 
 def test_one_person_on_both_sides_does_not_tie_with_themself():
-    persons = np.tile(alone(2000), 2)
-    found = metrics.tpr_at_fpr(np.zeros(4000), np.arange(4000) < 2000, persons, 0.3, 0)
-    assert abs(found.value - 0.3) < 5 * math.sqrt(0.3 * 0.7 * 2 / 2000)
+    persons, member = np.tile(alone(500), 2), np.arange(1000) < 500
+    values = [metrics.tpr_at_fpr(np.zeros(1000), member, persons, 0.3, seed).value for seed in range(60)]
+    # As if they were two persons. Over 60 seeds the spread is known to 9 %; without a draw per side it would be zero.
+    expected = math.sqrt(0.3 * 0.7 * 2 / 500)
+    assert np.std(values) == pytest.approx(expected, rel=0.4)
+    assert abs(np.mean(values) - 0.3) < 4 * expected / math.sqrt(60)
+
+
+def test_any_record_of_a_person_may_be_the_one_drawn():
+    # 1000 members with a record below and one above all non-members: half of the draws are above.
+    scores = np.concatenate((np.full(1000, -1.0), np.full(1000, 1.0), np.zeros(100)))
+    persons = np.concatenate((alone(1000), alone(1000), 1000 + alone(100)))
+    found = metrics.tpr_at_fpr(scores, np.arange(2100) < 2000, persons, 0.01, seed=0)
+    assert abs(found.value - 0.5) < 4 * math.sqrt(0.25 / 1000)
 
 
 @pytest.mark.parametrize("n", [1, 5, 10, 100])

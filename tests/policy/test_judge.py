@@ -136,6 +136,12 @@ def test_headline_of_inadmissible_evidence_gives_the_reason():
     assert "exceeds 0.60" in outcome(verdict, "PG101").reason
 
 
+def test_inadmissible_evidence_takes_the_pass_of_rules_that_measure_nothing():
+    only = policy({"PG501": {"attacks": ["lira"]}})
+    assert judge(only, evidence()).exit_code == 0
+    assert judge(only, replace(evidence(), findings=PASS_ONLY)).exit_code == 4
+
+
 def test_headline_of_a_crash_gives_the_reason():
     assert "ValueError: boom" in judge(STANDARD, evidence(attacks(lira=crashed("lira")))).headline
 

@@ -81,6 +81,15 @@ class TestShadowFidelity:
         assert run("shadow_fidelity", circumstances(n=300, shadows=1)).status == "warn"
         assert run("shadow_fidelity", without_shadows()).status == "not_applicable"
 
+    def test_four_questions_and_all_checks_share_the_level(self):
+        world = circumstances(n=500, target_accuracy=(0.95, 0.85), shadow_accuracy=(0.75, 0.85))
+        value, corrected = difference(world, 0.05 / len(CATALOG) / 4, members=True)
+        _, half_corrected = difference(world, 0.05 / len(CATALOG), members=True)
+        low, too_high = value - corrected, value - half_corrected
+        assert 0 < low < too_high
+        for limit, status in ((low - 1e-6, "fail"), ((low + too_high) / 2, "warn")):
+            assert run("shadow_fidelity", replace(world, limits={"shadow_fidelity": limit})).status == status
+
     def test_difference_by_hand(self):
         world = circumstances(n=40, shadows=5, records_per_person=2)
         inside, member = world.observations.reference_member, world.audit.member
