@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 import traceback
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -87,13 +87,7 @@ def run(arguments: list[str]) -> int:
         return int(ExitCode.FAILED)
 
 
-def main() -> NoReturn:
-    """Entry point of the program."""
-    sys.exit(run(sys.argv[1:]))
-
-
 VERBS = ("init", "plan", "check", "report", "explain", "attacks", "policy", "shadows", "doctor", "selftest", "version")
 
 for _verb in VERBS:  # each enters itself into `app`; --help shows them in this order
-    try: importlib.import_module(f"privacy_gate.cli.{_verb}")
-    except ModuleNotFoundError: pass
+    importlib.import_module(f"privacy_gate.cli.{_verb}")

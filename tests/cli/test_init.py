@@ -195,7 +195,7 @@ def test_a_recipe_that_a_person_must_write_fails_closed(here, flavor):
     assert (recipe.model or recipe.python).startswith("shadow_recipe.py:")
     space: dict = {}
     exec(compile(Path("shadow_recipe.py").read_text(), "shadow_recipe.py", "exec"), space)
-    with pytest.raises(NotImplementedError, match="shadow_recipe.py"):
+    with pytest.raises(NotImplementedError, match=r"shadow_recipe\.py"):
         space["build"]() if recipe.model else space["train"](None, None, seed=0)
 
 
@@ -274,7 +274,7 @@ def test_a_dangling_link_is_a_file_that_exists(here):
     ("arguments", "said"),
     [
         (["--profile", "standart"], "did you mean 'standard'?"),
-        (["--ci", "githab"], "did you mean 'github'?"),
+        (["--ci", "jenkin"], "did you mean 'jenkins'?"),
         (["--dir", "nowhere"], "no such folder"),
         (["--tracking-uri", "https://me:hunter2@mlflow.example.org"], "MLFLOW_TRACKING_PASSWORD"),
     ],

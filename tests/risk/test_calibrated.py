@@ -11,8 +11,9 @@ from privacy_gate.attacks import CATALOG as ATTACKS
 from privacy_gate.datamodel import Audit, Observations
 from privacy_gate.errors import NotEvaluable
 from privacy_gate.risk import CATALOG, RiskInput
-from privacy_gate.risk.calibrated import candidates, histogram
+from privacy_gate.risk.calibrated import candidates, fit, histogram
 from privacy_gate.risk.summary import summarise
+from privacy_gate.thresholds import person_folds
 from tests.worlds import gaussian_world, location30
 
 estimate = CATALOG["calibrated"].estimate
@@ -145,6 +146,46 @@ def test_histogram_against_a_twin(masses):
     np.testing.assert_allclose(found, np.clip(expected, 1 / 802, 1 - 1 / 802), rtol=1e-12)
     far = histogram(scores, member, masses).at(np.array([-np.inf, -1e300, 1e300, np.inf]))
     assert np.isfinite(far).all()
+
+
+def test_each_half_is_told_by_the_other():
+    """The mean over five splits of persons of a curve that never saw the person."""
+    rng = np.random.default_rng(8)
+    persons = np.repeat(np.arange(300), 2)
+    member = persons < 150
+    scores = rng.normal(size=600) + 1.5 * member
+    expected = np.zeros(600)
+    for folds in person_folds(member, persons, seed=9, repeats=5, folds=2):
+        for i in range(600):
+            mine = next(fold for fold in folds if fold[i])
+            assert not set(persons[mine]) & set(persons[~mine])
+        for fold in folds:
+            curve = fit(scores[~fold], member[~fold], persons[~fold], seed=9)
+            expected[fold] += curve.at(scores[fold]) / 5
+    np.testing.assert_allclose(estimate(bare(scores, member, persons, seed=9)), expected, rtol=1e-12)
+    assert len(np.unique(expected)) > 10
+
+
+def test_below_the_least_score_seen_is_the_lowest_bin():
+    """Half of the records tie at the minimum: nothing is left below it, and a new minimum is no new bin."""
+    member = np.arange(200) % 2 == 0
+    scores = np.where(np.arange(200) < 100, 0.0, np.arange(200)) * np.where(member, 1.0, 0.5)
+    scores[:100] = 0.0
+    for masses in candidates(200):
+        below, least = histogram(scores, member, masses).at(np.array([-1.0, 0.0]))
+        assert below == least
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 100, 5000])
+def test_candidates_leave_enough_records_per_bin(n):
+    for masses in candidates(n):
+        assert list(masses) == sorted(set(masses))
+        if masses:
+            assert (1 - masses[-1]) * n >= 8 - 1e-9
+            assert masses[0] * n >= 8 - 1e-9
+    assert candidates(n)[0] == ()
+    if n >= 16:
+        assert any(len(m) == 1 and (1 - m[0]) * n == pytest.approx(8) for m in candidates(n))
 
 
 def test_a_persons_own_records_do_not_speak_for_it():

@@ -1,0 +1,152 @@
+"""`privacy-gate explain`: every rule, attack and check can be explained, and a report's numbers are shown as they are."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from privacy_gate.attacks import CATALOG as ATTACKS
+from privacy_gate.cli import explain as verb
+from privacy_gate.cli import run
+from privacy_gate.policy import CATALOG as RULES
+from privacy_gate.policy import resolve
+from privacy_gate.reports import document
+from privacy_gate.resources import templates
+from privacy_gate.validity import CATALOG as CHECKS
+from tests.reports.samples import SAMPLES
+
+IDS = [*RULES.names(), *ATTACKS.names(), *CHECKS.names()]
+
+
+@pytest.fixture(scope="module")
+def failing():
+    return SAMPLES["failing"]()
+
+
+@pytest.fixture
+def report(tmp_path, failing):
+    path = tmp_path / "report.json"
+    path.write_text(document.dumps(failing))
+    return path
+
+
+# --- the contract -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_everything_has_an_explanation(id, capsys):
+    assert run(["explain", id]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"# {id}")
+    assert len(verb.text_of(verb.find(id)).split()) >= 10  # not only a title
+    assert not re.search(r"methods\.md|DESIGN\.md", out)  # papers that users do not have
+
+
+@pytest.mark.parametrize("id", RULES.names())
+def test_a_rule_says_meaning_formula_source_decision_and_mend(id):
+    headings = re.findall(r"^## (.*)$", verb.text_of(verb.find(id)), re.MULTILINE)
+    if (templates() / "explain" / f"{id}.md").is_file():  # a plug-in's docstring is free in form
+        expected = ["In plain words", "Formula", "Where the limit comes from", "How it is decided", "How to mend"]
+        assert headings == expected
+
+
+@pytest.mark.parametrize("id", ["PG101", "PG103"])
+def test_limits_come_from_the_profiles(id, capsys):
+    run(["explain", id])
+    out = capsys.readouterr().out
+    for profile in ("strict", "standard", "internal"):
+        limit = resolve(profile).rule(id).settings.max
+        shown = f"{100 * limit:g} %" if RULES[id].unit == "percent" else f"{limit:g}"
+        assert f"- {profile}: at most {shown}, blocks" in out
+
+
+def test_no_text_is_left_over():
+    assert sorted(path.stem for path in (templates() / "explain").glob("*.md")) == sorted(
+        path.stem for path in (templates() / "explain").glob("*.md") if path.stem in IDS
+    )
+
+
+def test_a_plug_in_without_a_text_speaks_for_itself():
+    topic = verb.Topic("rule", "PG999", "new", lambda: [], "What the module says.")
+    assert verb.text_of(topic) == "What the module says.\n"
+
+
+def test_ids_are_unique_whatever_the_case():
+    assert len({id.lower() for id in IDS}) == len(IDS)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "id"), [("pg101", "PG101"), ("LiRA", "lira"), ("out-model-placebo", "out_model_placebo")]
+)
+def test_names_in_any_case(name, id):
+    assert verb.find(name).id == id
+
+
+@pytest.mark.parametrize(("name", "hint"), [("pg11", "PG1"), ("lirra", "'lira'"), ("nothing like it", "known: ")])
+def test_an_unknown_name_gets_a_suggestion(name, hint, capsys):
+    assert run(["explain", name]) == 2
+    assert hint in capsys.readouterr().err
+
+
+# --- with a report ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id", ["PG101", "PG103"])
+def test_a_rules_numbers_are_the_reports(id, report, failing, capsys):
+    assert run(["explain", id, "--report", str(report)]) == 0
+    shown = capsys.readouterr().out.partition("## In this report")[2]
+    rule = next(r for r in failing.rules if r.id == id)
+    assert f"- status: {rule.status.value}" in shown
+    assert rule.reason in shown
+    assert f"{rule.value:.4g}, between {rule.low:.4g} and {rule.high:.4g}; limit {rule.limit:g}" in shown
+    lira = next(a for a in failing.attacks if a.id == "lira" and a.metrics is not None)
+    part = lira.metrics.accuracy if id == "PG101" else lira.metrics.tpr_at_fpr["0.01"]
+    assert f"lira, reference, {lira.threshold.value}: {part.value:.4g} [{part.low:.4g}, {part.high:.4g}]" in shown
+
+
+def test_an_attack_that_did_not_run_says_why(report, failing, capsys):
+    skipped = next(a for a in failing.attacks if a.status != "executed")
+    assert run(["explain", skipped.id, "--report", str(report)]) == 0
+    assert f"{skipped.status}: {skipped.reason}" in capsys.readouterr().out
+
+
+def test_a_checks_finding(report, failing, capsys):
+    finding = next(f for f in failing.validity if f.check in CHECKS)
+    assert run(["explain", finding.check, "--report", str(report)]) == 0
+    assert f"- {finding.status.replace('_', ' ')}: {finding.reason}" in capsys.readouterr().out
+
+
+def test_what_the_report_does_not_mention_is_said(failing):
+    empty = failing.model_copy(update={"rules": (), "attacks": (), "validity": ()})
+    for id in ("PG101", "lira", "duplicates"):
+        assert verb.findings(verb.find(id), empty) == [f"The report says nothing about {id}."]
+
+
+def test_a_report_cannot_draw_on_the_terminal(report, capsys):
+    content = json.loads(report.read_text())
+    for rule in content["rules"]:
+        rule["reason"] = "\x1b[2J\x1b]8;;http://evil\x07click"
+    report.write_text(json.dumps(content))
+    assert run(["explain", "PG101", "--report", str(report)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "click" in out
+
+
+def test_a_file_that_is_no_report(tmp_path, capsys):
+    assert run(["explain", "PG101", "--report", str(tmp_path / "none.json")]) == 2
+    (tmp_path / "x.json").write_text("{}")
+    assert run(["explain", "PG101", "--report", str(tmp_path / "x.json")]) == 2
+    assert "not a report" in capsys.readouterr().err
+
+
+def test_as_a_program(report):
+    command = [sys.executable, "-m", "privacy_gate", "explain", "pg104", "--report", str(report)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "## In this report" in done.stdout

@@ -1,0 +1,59 @@
+"""`privacy-gate selftest`: says what was promised and what was measured; a broken promise is exit code 3."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from privacy_gate import selftest
+from privacy_gate.cli import run
+from privacy_gate.cli.selftest import line
+from privacy_gate.selftest import Promise, Scenario
+
+
+def world(measured):
+    def scenario(seed, replicates):
+        """A world."""
+        yield Promise("ok", "world", "nothing happens", 0.0, 0.0, 0.1, replicates)
+        yield Promise("other", "world", "it happens rarely", measured, 0.0, 0.1, replicates)
+
+    return scenario
+
+
+@pytest.mark.parametrize(("measured", "code"), [(0.1, 0), (0.11, 3)])
+def test_exit_codes(monkeypatch, capsys, measured, code):
+    monkeypatch.setattr(selftest, "SCENARIOS", (Scenario(world(measured), 0.5),))
+    assert run(["selftest", "--replicates", "40", "--json"]) == code
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert told["held"] is (code == 0)
+    assert [p["held"] for p in told["promises"]] == [True, code == 0]
+    assert told["promises"][0]["replicates"] == 20
+    assert ("other" in captured.err) is (code == 3)
+
+
+def test_every_promise_is_a_line_on_stdout(monkeypatch, capsys):
+    monkeypatch.setattr(selftest, "SCENARIOS", (Scenario(world(0.2), 1.0),))
+    assert run(["selftest"]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert [text[0] for text in lines] == ["✔", "✖"]
+    assert f"{selftest.REPLICATES} replicates" in lines[0]
+
+
+def test_bounds_in_words():
+    assert "at most 0.100" in line(Promise("x", "", "", 0.0, 0.0, 0.1, 9))
+    assert "at least 0.900" in line(Promise("x", "", "", 0.95, 0.9, 1.0, 9))
+    assert "0.4000 to 0.6000" in line(Promise("x", "", "", 0.5, 0.4, 0.6, 9))
+
+
+def test_too_few_replicates_are_refused():
+    assert run(["selftest", "--replicates", "1"]) == 2
+
+
+@pytest.mark.slow
+def test_as_a_program():
+    command = [sys.executable, "-m", "privacy_gate", "selftest", "--replicates", "20", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["held"]
