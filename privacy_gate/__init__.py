@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from privacy_gate.release import VERSION as __version__
 
 __all__ = ["__version__", "check"]
 

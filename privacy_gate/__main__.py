@@ -11,7 +11,9 @@ def main() -> NoReturn:
     try:
         from privacy_gate.cli import run
     except ImportError as error:
-        sys.stderr.write(f"error: privacy-gate cannot start: {error}\n  hint: install it again, with its dependencies\n")
+        sys.stderr.write(
+            f"error: privacy-gate cannot start: {error}\n  hint: install it again, with its dependencies\n"
+        )
         sys.exit(3)
     sys.exit(run(sys.argv[1:]))
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from privacy_gate.documents import load_yaml
-from privacy_gate.errors import UsageError
+from privacy_gate.attacks import CATALOG as ATTACKS
+from privacy_gate.catalog import Catalog
+from privacy_gate.defences import CATALOG as DEFENCES
+from privacy_gate.documents import Loaded, Trail, in_order, load_yaml
+from privacy_gate.errors import ConfigError, Diagnostic, UsageError
 from privacy_gate.request import CheckRequest, Config
 
 CONFIG_FILE = "privacy-gate.yaml"
+_ONE_OF = "judge a model with its config, or predictions with --observations"
 
 
 def build(*, config: Path | None, observations: Path | None = None, **options: Any) -> CheckRequest:
@@ -19,14 +24,14 @@ def build(*, config: Path | None, observations: Path | None = None, **options: A
     if observations is not None:
         for name in ("model", "store"):
             if options.get(name) is not None:
-                raise UsageError(f"--observations judges predictions alone; {name} has no meaning with it")
+                raise UsageError(f"--observations judges predictions alone; {name} has no meaning with it", _ONE_OF)
         if config is not None:
-            raise UsageError("--observations judges predictions alone; --config has no meaning with it")
+            raise UsageError("--observations judges predictions alone; --config has no meaning with it", _ONE_OF)
     elif config is None and Path(CONFIG_FILE).is_file():
         config = Path(CONFIG_FILE)
     loaded: Config | None = None
     if config is not None and observations is None:
-        loaded = load_yaml(config, Config).value
+        loaded = _read(config)
     base = config.resolve().parent if config is not None else Path()
     try:
         return CheckRequest(config=loaded, config_dir=base, observations=observations, **options)
@@ -34,3 +39,34 @@ def build(*, config: Path | None, observations: Path | None = None, **options: A
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "options"
         raise UsageError(f"--{where.replace('_', '-')}: {first['msg']}", "privacy-gate check --help") from error
+
+
+def _read(path: Path) -> Config:
+    """The config; names and settings of plug-ins are looked up here, where the line that is wrong is still known."""
+    loaded = load_yaml(path, Config)
+    findings = list(_mistakes(loaded))
+    if findings:
+        raise ConfigError.at(in_order(findings))
+    return loaded.value
+
+
+def _mistakes(loaded: Loaded[Config]) -> Iterator[Diagnostic]:
+    config, positions = loaded.value, loaded.positions
+    for number, name in enumerate(config.attacks or ()):
+        yield from _unknown(ATTACKS, name, loaded, ("attacks", number))
+    for name, settings in config.defence.items():
+        unknown = list(_unknown(DEFENCES, name, loaded, ("defence", name)))
+        yield from unknown
+        if not unknown:
+            try:
+                DEFENCES[name].configure(settings)
+            except ValidationError as error:
+                errors = error.errors(include_url=False, include_input=False)
+                yield from positions.explain(errors, DEFENCES[name].settings, ("defence", name))
+
+
+def _unknown(catalog: Catalog[Any], name: str, loaded: Loaded[Config], trail: Trail) -> Iterator[Diagnostic]:
+    try:
+        catalog[name]
+    except UsageError as error:
+        yield loaded.positions.finding(trail, f"unknown-{catalog.kind}", f"{error.what} ({error.hint})")

@@ -6,6 +6,7 @@ Rows are members, then non-members, then the population. Seen records are read o
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,9 +125,13 @@ def _locate(source: Source, base: Path, fetch: Fetch) -> Path:
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """All arrays of an .npz, without pickles; DataError if it is none."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("a single array")
+        with archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    # An encrypted archive is a RuntimeError, a damaged one zlib's.
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
         raise DataError(
             f"{path}: not a readable .npz ({error})", "write it with numpy.savez, without objects"
         ) from error

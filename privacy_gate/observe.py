@@ -191,7 +191,10 @@ def from_file(path: Path) -> tuple[Answers, Audit, dict[str, int]]:
     if any(name.startswith("shadow_") for name in arrays):
         shadow = _predictions(arrays, "shadow", path)
         if shadow.outputs.values.shape[1] != len(audit.classes):
-            raise DataError(f"{path}: shadow has {shadow.outputs.values.shape[1]} classes, target {len(audit.classes)}")
+            raise DataError(
+                f"{path}: shadow has {shadow.outputs.values.shape[1]} classes, target {len(audit.classes)}",
+                "shadow and target answer with the same columns",
+            )
         pool = (PoolPart(shadow.outputs, shadow.labels, shadow.member),)
     member, signals = _references(arrays, len(target.labels), path)
     return (
@@ -223,25 +226,39 @@ def _predictions(arrays: dict[str, NDArray[Any]], who: str, path: Path) -> _Pred
     for name in needed:
         if name not in arrays:
             raise DataError(f"{path}: no array {name}", f"expected {', '.join(needed)}")
-    sizes = []
+    sizes, columns = [], {}
     for side in ("member", "nonmember"):
-        values, labels = arrays[f"{who}_{side}_{suffix}"], arrays[f"{who}_{side}_labels"]
+        name = f"{who}_{side}_{suffix}"
+        values, labels = arrays[name], arrays[f"{who}_{side}_labels"]
         if values.ndim != 2 or labels.shape != (len(values),):
-            raise DataError(f"{path}: {who}_{side}_{suffix} has shape {values.shape}, labels {labels.shape}")
+            raise DataError(
+                f"{path}: {name} has shape {values.shape}, labels {labels.shape}", "they must be [n, K] and [n]"
+            )
+        if values.dtype.kind not in "fiu":
+            raise DataError(f"{path}: {name} is of type {values.dtype}", "store numbers")
         if not len(values):
             raise NotEvaluable(f"{path}: {who} has no {side} records", "both sides are needed")
         if not np.issubdtype(labels.dtype, np.integer):
             raise DataError(f"{path}: {who}_{side}_labels are {labels.dtype}", "labels are class indices 0..K-1")
         sizes.append(len(labels))
+        columns[name] = values.shape[1]
+    if len(set(columns.values())) > 1:
+        found = " and ".join(f"{name} {count}" for name, count in columns.items())
+        raise DataError(f"{path}: the sides differ in their columns: {found}", "one column per class on either side")
 
     def both(what: str) -> NDArray[Any]:
         return np.concatenate([arrays[f"{who}_{side}_{what}"] for side in ("member", "nonmember")])
 
     values, labels = both(suffix), both("labels").astype(np.int64)
-    has_persons = f"{who}_member_persons" in arrays and f"{who}_nonmember_persons" in arrays
-    persons = both("persons") if has_persons else np.arange(len(labels))
-    if persons.shape != labels.shape:
-        raise DataError(f"{path}: {who} persons have shape {persons.shape}, expected {labels.shape}")
+    persons = np.arange(len(labels))
+    named = [f"{who}_{side}_persons" for side in ("member", "nonmember")]
+    has_persons = any(name in arrays for name in named)
+    if has_persons:
+        for name, size in zip(named, sizes, strict=True):
+            if name not in arrays or arrays[name].shape != (size,):
+                found = f"has shape {arrays[name].shape}" if name in arrays else "is missing"
+                raise DataError(f"{path}: {name} {found}", f"persons are given for both sides; expected [{size}]")
+        persons = both("persons")
     _check(values, labels, logits, f"{path}: {who}")
     return _Predictions(
         Outputs(values, "logits" if logits else "probabilities"),
@@ -262,14 +279,22 @@ def _references(arrays: dict[str, NDArray[Any]], records: int, path: Path) -> tu
     if signals is None and member is None:
         return None, None
     if signals is None or member is None:
-        raise DataError(f"{path}: reference_signals and reference_member go together")
+        raise DataError(f"{path}: reference_signals and reference_member go together", "store both, or neither")
     if signals.shape != member.shape or signals.ndim != 2 or signals.shape[1] != records:
         raise DataError(
             f"{path}: reference arrays must both be [S, {records}], got {signals.shape} and {member.shape}",
             "one column per target record, members first",
         )
+    if signals.dtype.kind not in "fiu":
+        raise DataError(f"{path}: reference_signals are of type {signals.dtype}", "store logit confidences")
+    if member.dtype != np.bool_ and not (member.dtype.kind in "iu" and np.isin(member, (0, 1)).all()):
+        raise DataError(
+            f"{path}: reference_member is of type {member.dtype}", "store True where the model trained on the record"
+        )
     if not np.isfinite(signals).all():
-        raise ModelOutputUnusable(f"{path}: reference_signals are not finite")
+        raise ModelOutputUnusable(
+            f"{path}: reference_signals are not finite", "bound the probabilities away from 0 and 1 before the logit"
+        )
     return member.astype(np.bool_), signals.astype(np.float64)
 
 

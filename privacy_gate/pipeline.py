@@ -12,6 +12,7 @@ import platform
 import socket
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from pydantic import ValidationError
 
 from privacy_gate import manifest
 from privacy_gate.attacks import CATALOG as ATTACKS
@@ -56,6 +58,7 @@ from privacy_gate.shadows.recipes.load import finished
 from privacy_gate.shadows.store import Store
 from privacy_gate.shadows.train import TrainingTask, train
 from privacy_gate.shadows.train import prepare as training_task
+from privacy_gate.storage import private_dir
 
 
 class Progress(Protocol):
@@ -101,6 +104,7 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
     watch = progress or Silent()
     began = time.time()
     policy, attacks, defence = settle(request)
+    _require_folder(request.out)
     parts = known(request, policy)
     try:
         if request.observations is not None:
@@ -115,19 +119,20 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
     except GateError as error:
         verdict = _undone(error)
         parts.add(errors=(error,))
+        _trace()
     except OSError as error:
         broken = StorageFailed(
             f"{error.filename or 'disk'}: {error.strerror or error}", "free some space, then run again"
         )
         verdict = _undone(broken)
         parts.add(errors=(broken,))
+        _trace()
     except Exception as error:
         # A defect of the gate is exit 3 with a report that says so; it is never a violation and never a pass.
         # Its text may quote a record, so only its type is told.
         verdict = _undone(EvaluationFailed(f"unexpected {type(error).__name__}"))
         parts.add(errors=(error,))
-        if os.environ.get("PRIVACY_GATE_DEBUG"):
-            raise
+        _trace()
     finally:
         watch.close()
     return _conclude(request, policy, verdict, parts, began)
@@ -144,8 +149,21 @@ def settle(request: CheckRequest) -> tuple[Policy, list[str], OutputDefence | No
     defence = None
     if request.config:
         for name, settings in request.config.defence.items():
-            defence = DEFENCES[name].configure(settings)
+            try:
+                defence = DEFENCES[name].configure(settings)
+            except ValidationError as error:
+                known_settings = ", ".join(DEFENCES[name].settings.model_fields)
+                raise UsageError(
+                    f"defence.{name}: {error.errors()[0]['msg']}", f"its settings are {known_settings}"
+                ) from error
     return policy, attacks, defence
+
+
+def _require_folder(out: Path) -> None:
+    """Hours of training must not end in a report that cannot be written."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out: {out} is not a folder", "name another one; it is made where there is none")
+    private_dir(out)
 
 
 def policy_source(request: CheckRequest) -> Path | str:
@@ -422,6 +440,12 @@ def known(request: CheckRequest, policy: Policy) -> Known:
         exit_zero=request.exit_zero,
         defence=dict(request.config.defence) if request.config else {},
     )
+
+
+def _trace() -> None:
+    """With --debug the stack trace as well; the report is written all the same."""
+    if os.environ.get("PRIVACY_GATE_DEBUG"):
+        traceback.print_exc()
 
 
 def _undone(error: GateError) -> Verdict:

@@ -48,8 +48,21 @@ def _options(
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text.rstrip("\n") + "\n")
+    from privacy_gate.cli.console import clean  # messages quote labels, columns and file names of others
+
+    sys.stderr.write(clean(text).rstrip("\n") + "\n")
     sys.stderr.flush()
+
+
+def _interrupted() -> int:
+    _say("interrupted: finished shadows are kept in the store")
+    return int(ExitCode.INTERRUPTED)
+
+
+def _nobody_reads() -> int:
+    """The reader of our output went away; that is no verdict on the model."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return int(ExitCode.FAILED)
 
 
 def run(arguments: list[str]) -> int:
@@ -60,19 +73,17 @@ def run(arguments: list[str]) -> int:
     rest = [argument for argument in arguments if argument != "--debug"]
     try:
         code = typer.main.get_command(app).main(args=rest, prog_name="privacy-gate", standalone_mode=False)
-        return int(code or 0)
+        # typer has made an exit code of Ctrl-C already
+        return _interrupted() if code == ExitCode.INTERRUPTED else int(code or 0)
     except GateError as error:
         if debug:
             traceback.print_exc()
         _say(f"error: {error}")
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted: finished shadows are kept in the store")
-        return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output went away; that is no verdict on the model.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.FAILED)
+        return _interrupted()
+    except (BrokenPipeError, SystemExit):  # with a closed pipe typer exits with 1: that would read as a violation
+        return _nobody_reads()
     except _ClickUsageError as error:
         error.show()
         return int(ExitCode.USAGE)

@@ -10,7 +10,7 @@ import typer
 from privacy_gate.cli import app
 
 
-@app.command(no_args_is_help=True)
+@app.command()
 def check(
     model: Annotated[
         str | None,
@@ -55,8 +55,8 @@ def check(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict only.")] = False,
 ) -> int:
     """Judge a model against a policy; the exit code is the verdict."""
-    from privacy_gate.cli.console import ConsoleProgress, show_verdict
     from privacy_gate.build import build
+    from privacy_gate.cli.console import ConsoleProgress, show_verdict
     from privacy_gate.pipeline import check as run_check
     from privacy_gate.reports import CATALOG
 

@@ -6,6 +6,8 @@ import os
 import re
 import sys
 import time
+import unicodedata
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
 HEARTBEAT_SECONDS = 30.0
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_HIDDEN = {"Cc", "Cf", "Cs", "Co"}  # control, format (text direction), surrogate and private characters
+_COMMAND = re.compile(r"(:)(:[a-zA-Z])|(#)(#\[|#vso\[)")  # GitHub's and Azure's log readers obey such lines
 
 MARKS = {
     "pass": ("✔", "green"),
@@ -32,8 +36,10 @@ MARKS = {
 
 
 def clean(text: object) -> str:
-    """Text without escape sequences: a registry string must not move a terminal's cursor or colour its log."""
-    return _CONTROL.sub("", str(text))
+    """Text of strangers for a terminal or a log: it moves no cursor, colours nothing and commands no log reader."""
+    plain = _COLOUR.sub("", str(text))
+    plain = "".join(c for c in plain if c in "\n\t" or unicodedata.category(c) not in _HIDDEN)
+    return _COMMAND.sub(lambda found: " ".join(part for part in found.groups() if part), plain)
 
 
 def console() -> Console:
@@ -99,6 +105,7 @@ def number(value: float | None, digits: int = 3) -> str:
 def show_verdict(report: Report, paths: dict[str, str]) -> None:
     """The verdict, the rules that matter, and where the report is."""
     out = console()
+    say = partial(out.print, soft_wrap=True)  # a log of 80 columns must not cut a path or a place in two
     verdict = report.verdict
     if report.rules:
         table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
@@ -125,17 +132,15 @@ def show_verdict(report: Report, paths: dict[str, str]) -> None:
             )
         out.print(table)
     for warning in report.warnings:
-        out.print(Text(f"warning: {clean(warning)}", style="yellow"))
+        say(Text(f"warning: {clean(warning)}", style="yellow"))
     for error in report.errors:
-        out.print(Text(f"error: {clean(error.what)}", style="bold red"))
+        say(Text(f"error: {clean(error.what)}", style="bold red"))
         if error.hint:
-            out.print(Text(f"  hint: {clean(error.hint)}"))
+            say(Text(f"  hint: {clean(error.hint)}"))
     mark, style = MARKS[verdict.status]
-    out.print(Text(f"{mark} {verdict.status.replace('_', ' ').upper()}  {clean(verdict.headline)}", style=style))
+    say(Text(f"{mark} {verdict.status.replace('_', ' ').upper()}  {clean(verdict.headline)}", style=style))
     if verdict.exit_zero and verdict.status == "fail":
-        out.print(
-            Text("--exit-zero: the policy is violated, the exit code is 0 because you asked for it", style="yellow")
-        )
+        say(Text("--exit-zero: the policy is violated, the exit code is 0 because you asked for it", style="yellow"))
     for name, path in paths.items():
-        out.print(Text(f"  {name}: {clean(path)}"), soft_wrap=True)
+        say(Text(f"  {name}: {clean(path)}"))
     sys.stderr.flush()

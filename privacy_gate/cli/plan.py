@@ -11,7 +11,7 @@ import typer
 from privacy_gate.cli import app
 
 
-@app.command(no_args_is_help=True)
+@app.command()
 def plan(
     model: Annotated[str | None, typer.Argument(help="As for check.", show_default=False)] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", show_default=False)] = None,
@@ -27,8 +27,8 @@ def plan(
 
     Ends with 4 when a blocking rule cannot be decided by these numbers of records.
     """
-    from privacy_gate.cli.console import ConsoleProgress, clean, console
     from privacy_gate.build import build
+    from privacy_gate.cli.console import ConsoleProgress, clean, console
     from privacy_gate.preview import preview
 
     request = build(

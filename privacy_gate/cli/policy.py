@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +67,9 @@ def show(
 
         typer.echo(f"{_clean(found.name)}  sha256 {found.digest}")
         typer.echo(f"from {', then '.join(_clean(file) for file in found.files)}")
-        Console(highlight=False).print(_table(found))
+        # In a log or a pipe there is no width to keep to, and half a path is of no use.
+        width = None if sys.stdout.isatty() else 200
+        Console(highlight=False, width=width).print(_table(found))
 
 
 @policies.command()
@@ -117,7 +120,9 @@ def _table(policy: Policy) -> Table:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("rule", "what", "limit", "action", "severity", "set in"):
-        table.add_column(name, justify="right" if name == "limit" else "left", no_wrap=name in {"rule", "limit"})
+        table.add_column(
+            name, justify="right" if name == "limit" else "left", no_wrap=name in {"rule", "limit"}, overflow="fold"
+        )
     for rule in policy.rules:
         known = CATALOG[rule.id]
         limit = getattr(rule.settings, "max", None)

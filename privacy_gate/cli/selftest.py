@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,6 +59,7 @@ def as_dict(promise: Promise) -> dict[str, Any]:
         "world": promise.world,
         "promise": promise.promise,
         "measured": promise.measured,
+        "nominal": promise.nominal,
         "low": promise.low,
         "high": promise.high,
         "replicates": promise.replicates,
@@ -70,13 +70,13 @@ def as_dict(promise: Promise) -> dict[str, Any]:
 def line(promise: Promise) -> str:
     """One promise for people."""
     if promise.low == 0 and promise.high < 1:
-        bounds = f"at most {promise.high:.3f}"
-    elif math.isclose(promise.high, 1) and promise.low > 0:
-        bounds = f"at least {promise.low:.3f}"
+        bounds = f"at most {promise.nominal:g}; {promise.high:.3f}"
+    elif promise.high == 1 and promise.low > 0:
+        bounds = f"at least {promise.nominal:g}; {promise.low:.3f}"
     else:
-        bounds = f"{promise.low:.4f} to {promise.high:.4f}"
+        bounds = f"{promise.nominal:.5g}; {promise.low:.4f} to {promise.high:.4f}"
     mark = "✔" if promise.held else "✖"
     return (
-        f"{mark} {promise.id:<22} {promise.measured:.4f}  ({bounds}; {promise.replicates} replicates)  "
+        f"{mark} {promise.id:<22} {promise.measured:.4f}  ({bounds} in {promise.replicates} replicates)  "
         f"{promise.world}: {promise.promise}"
     )

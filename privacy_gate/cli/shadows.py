@@ -39,8 +39,8 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train what a check would train, and keep it; the check then finds it in the store."""
-    from privacy_gate.cli.console import ConsoleProgress, console
     from privacy_gate.build import build
+    from privacy_gate.cli.console import ConsoleProgress, console
     from privacy_gate.pipeline import store_path, train_shadows
 
     request = build(model=model, config=config, store=store, seed=seed, jobs=jobs, device=device)

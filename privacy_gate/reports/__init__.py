@@ -55,15 +55,10 @@ def write(report: Report, folder: Path, formats: Iterable[str] = ()) -> dict[str
     # report.json is safe before any template gets a chance to break.
     write_text(folder / canonical.filename, canonical.render(report))
     for form in CATALOG:  # what an earlier run left here must not stand beside this verdict
-        if form.name not in ("json", *(other.name for other in others)):
+        if form is not canonical:
             remove(folder / form.filename)
     for form in others:
-        try:
-            text = form.render(report)
-        except Exception:
-            remove(folder / form.filename)
-            raise
-        write_text(folder / form.filename, text)
+        write_text(folder / form.filename, form.render(report))
     return {form.name: folder / form.filename for form in (canonical, *others)}
 
 

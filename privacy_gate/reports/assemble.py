@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from privacy_gate import __version__, datamodel
+from privacy_gate import datamodel
 from privacy_gate.datamodel import Bools, Floats
 from privacy_gate.errors import GateError
+from privacy_gate.release import VERSION
 from privacy_gate.reports import document as doc
 from privacy_gate.reports import wording
 
@@ -482,7 +483,7 @@ def report(parts: Parts) -> doc.Report:
     run = doc.Run.model_validate(plain(parts.run.model_dump(mode="json")))
     return doc.seal(
         doc.Report(
-            tool=doc.Tool(version=__version__),
+            tool=doc.Tool(version=VERSION),
             verdict=verdict(parts.verdict, parts.valid_until, parts.exit_zero, parts.exit_code),
             subject=subject(parts.candidate, parts.description, parts.uri),
             policy=parts.policy,

@@ -86,7 +86,7 @@ def candidates(n: int) -> list[tuple[float, ...]]:
     """
     tail = [1 - 2**k * FEWEST_AT_THE_TOP / n for k in range(64) if 2**k * FEWEST_AT_THE_TOP <= n / 2]
     equal = [[b / bins for b in range(1, bins)] for bins in EQUAL_BINS if bins * FEWEST <= n]
-    halved = [tuple(masses + [mass for mass in tail if mass > masses[-1]]) for masses in equal]
+    halved = [tuple(masses + [mass for mass in reversed(tail) if mass > masses[-1]]) for masses in equal]
     return [(), *((mass,) for mass in tail), *halved]
 
 

@@ -66,6 +66,8 @@ def test_show_is_a_table_of_the_rules(here, capsys):
     assert set(lines) == {rule.id for rule in resolve("standard").rules}
     assert "0.58" in lines["PG101"]
     assert "5 %" in lines["PG103"]
+    assert lines["PG101"].rstrip().endswith("p.yaml:5")
+    assert "templates/policies/standard.yaml:" in lines["PG103"]
     assert "from p.yaml, then templates/policies/standard.yaml" in out
 
 

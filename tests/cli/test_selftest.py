@@ -15,8 +15,8 @@ from privacy_gate.selftest import Promise, Scenario
 def world(measured):
     def scenario(seed, replicates):
         """A world."""
-        yield Promise("ok", "world", "nothing happens", 0.0, 0.0, 0.1, replicates)
-        yield Promise("other", "world", "it happens rarely", measured, 0.0, 0.1, replicates)
+        yield Promise("ok", "world", "nothing happens", 0.0, 0.05, 0.0, 0.1, replicates)
+        yield Promise("other", "world", "it happens rarely", measured, 0.05, 0.0, 0.1, replicates)
 
     return scenario
 
@@ -42,9 +42,9 @@ def test_every_promise_is_a_line_on_stdout(monkeypatch, capsys):
 
 
 def test_bounds_in_words():
-    assert "at most 0.100" in line(Promise("x", "", "", 0.0, 0.0, 0.1, 9))
-    assert "at least 0.900" in line(Promise("x", "", "", 0.95, 0.9, 1.0, 9))
-    assert "0.4000 to 0.6000" in line(Promise("x", "", "", 0.5, 0.4, 0.6, 9))
+    assert "(at most 0.05; 0.100 in 9 replicates)" in line(Promise("x", "", "", 0.0, 0.05, 0.0, 0.1, 9))
+    assert "(at least 0.95; 0.900 in 9 replicates)" in line(Promise("x", "", "", 0.95, 0.95, 0.9, 1.0, 9))
+    assert "(0.5; 0.4000 to 0.6000 in 9 replicates)" in line(Promise("x", "", "", 0.5, 0.5, 0.4, 0.6, 9))
 
 
 def test_too_few_replicates_are_refused():

@@ -30,6 +30,8 @@ def test_top_k_answers_the_largest_as_they_are():
 
 def test_top_k_keeps_exactly_k_of_equals():
     np.testing.assert_array_equal(protect([[0.25] * 4], top_k=2).values, [[0.25, 0.25, 0, 0]])
+    many = protect(np.full((3, 500), 1 / 500), top_k=7).values
+    np.testing.assert_array_equal(many > 0, np.arange(500) < [[7]] * 3)
 
 
 def test_decimals_round_and_set_the_resolution():

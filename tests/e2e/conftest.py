@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from privacy_gate.reports.document import Report, parse, verify
 from tests.mlflow_server import embedded_registry, tracking
 
 ROWS_PER_PERSON = 2
@@ -34,6 +35,17 @@ class Run:
     @property
     def report(self) -> Any:
         return json.loads((self.out / "report.json").read_text())
+
+    def document(self) -> Report:
+        """The report, read as strictly as `privacy-gate report` reads it, and its seal."""
+        document = parse((self.out / "report.json").read_bytes())
+        assert verify(document)
+        return document
+
+    @property
+    def said(self) -> str:
+        """stderr on one line: a console wraps where it likes."""
+        return " ".join(self.stderr.split())
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,57 @@ def team(make_team: Callable[[], Team]) -> Team:
     register(made, "tiny")
     made.write_config()
     return made
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shadows that several tests may share."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="session")
+def plain(team: Team) -> str:
+    """A candidate that hardly learns: nothing to find, and with few records no proof of it."""
+    from sklearn.linear_model import LogisticRegression
+
+    members = pd.read_csv(team.folder / "members.csv")
+    version = register(team, "plain", LogisticRegression(C=1e-3).fit(members[FEATURES], members["sick"]))
+    return f"models:/plain/{version}"
+
+
+@pytest.fixture(scope="session")
+def leaky(team: Team, store: Path) -> Run:
+    """The team's candidate, judged by the real program with everything at its default."""
+    return team.gate("check", "--store", store, out="leaky")
+
+
+Here = Callable[..., Run]
+
+
+@pytest.fixture
+def here(
+    team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Run]:
+    """Run a command line in this process, in the team's folder: seconds faster than the program, and the same code.
+
+    A check that fails needs no shadows of others: each test has a store of its own unless it names one.
+    """
+    monkeypatch.chdir(team.folder)
+    for name in [n for n in os.environ if n.startswith(("MLFLOW_", "PRIVACY_GATE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def gate(*arguments: object, out: Path = tmp_path / "out") -> Run:
+        from privacy_gate.cli import run
+
+        line = list(map(str, arguments))
+        capfd.readouterr()
+        code = run([*line, "--out", str(out)] if line[0] == "check" else line)
+        told = capfd.readouterr()
+        return Run(code, told.out, told.err, out)
+
+    return gate
 
 
 FEATURES = ["trait", "age", "bmi"]

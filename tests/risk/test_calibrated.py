@@ -168,9 +168,9 @@ def test_each_half_is_told_by_the_other():
 
 def test_below_the_least_score_seen_is_the_lowest_bin():
     """Half of the records tie at the minimum: nothing is left below it, and a new minimum is no new bin."""
-    member = np.arange(200) % 2 == 0
-    scores = np.where(np.arange(200) < 100, 0.0, np.arange(200)) * np.where(member, 1.0, 0.5)
-    scores[:100] = 0.0
+    rows = np.arange(200)
+    member = np.where(rows < 100, rows % 4 == 0, rows % 4 != 0)  # a quarter of the tied, three quarters of the others
+    scores = np.where(rows < 100, 0.0, rows)
     for masses in candidates(200):
         below, least = histogram(scores, member, masses).at(np.array([-1.0, 0.0]))
         assert below == least

@@ -114,7 +114,7 @@ def test_prior_odds(prior, score):
 
 def test_a_value_on_an_edge_belongs_to_the_upper_bin():
     """Edges 1, 10, ... 1e5, exact in floating point: 10 counts with 10 to 100, as in the histogram."""
-    shadow, member = np.array([1.0, 2.0, 10.0, 1e5, 1.0, 20.0, 1e5]), np.array([1, 1, 1, 1, 0, 0, 0], dtype=bool)
+    shadow, member = np.array([1.0, 2.1, 10.0, 1e5, 1.0, 20.0, 1e5]), np.array([1, 1, 1, 1, 0, 0, 0], dtype=bool)
     found = scores(shadow, member, np.zeros(7, int), np.array([9.9, 10.0, 1e5, 1e9, 0.1]), np.zeros(5, int))
     first, second, last = (2 / 4) / (2 / 4 + 1 / 3), (1 / 4) / (1 / 4 + 1 / 3), (1 / 4) / (1 / 4 + 1 / 3)
     np.testing.assert_allclose(found, [first, second, last, last, first])
