@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privacy_gate.release import VERSION as __version__
+from privacy_gate.release import VERSION
+
+__version__ = VERSION
 
 __all__ = ["__version__", "check"]
 

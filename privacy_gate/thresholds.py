@@ -64,13 +64,22 @@ def _best(scores: Floats, gains: Ints, starts: Ints) -> Floats:
     return np.where(behind == last, np.inf, scores[np.minimum(behind + 1, last)])
 
 
+def _middle(scores: Floats, gains: Ints) -> float:
+    """The middle one of the best thresholds of records sorted by score; the smaller of two. `gains` as in `_best`."""
+    worth = np.concatenate([[0], np.cumsum(gains)])  # of a threshold before the first record, behind each record
+    worth[np.flatnonzero(scores[1:] == scores[:-1]) + 1] = np.iinfo(np.int64).min  # none stands between equals
+    best = np.flatnonzero(worth == worth.max())
+    place = best[(len(best) - 1) // 2]
+    return float(scores[place]) if place < len(scores) else np.inf
+
+
 def fit(scores: Floats, member: Bools, labels: Ints, classes: int, scope: Scope) -> Thresholds:
     """Thresholds for scores [n] of records with membership [n] and class labels [n] in 0..classes-1; O(n log n).
 
     GLOBAL maximises TPR + TNR. CLASS maximises TPR_c + TNR_c in each class (Song & Mittal 2021, section 3).
     CLASS_WEIGHTED maximises n1c/n1 TPR_c + n0c/n0 TNR_c, so that on these records it is never worse than GLOBAL.
-    Candidates are the scores and +inf; the largest of the best is taken. A class without members or without
-    non-members gets the global threshold. Raises NotEvaluable without members or non-members, EvaluationFailed for NaN.
+    Candidates are the scores and +inf; of several best, GLOBAL takes the middle, a class the largest. A class
+    without members or without non-members gets the global threshold. Raises NotEvaluable without members or non-members, EvaluationFailed for NaN.
     """
     members = int(np.count_nonzero(member))
     nonmembers = len(member) - members
@@ -86,7 +95,9 @@ def fit(scores: Floats, member: Bools, labels: Ints, classes: int, scope: Scope)
     alike = np.array([members, -nonmembers])  # what letting a non-member, a member fall wins
 
     def pooled() -> float:
-        return float(_best(ordered, alike[inside.view(np.uint8)], np.zeros(1, dtype=np.int64))[0])
+        # On the published predictions the middle of equals gives the published global figures, as the largest does
+        # for class thresholds.
+        return _middle(ordered, alike[inside.view(np.uint8)])
 
     if scope is Scope.GLOBAL:
         return Thresholds(scope, _frozen(np.full(classes, pooled())))

@@ -45,7 +45,8 @@ def test_members_come_first_and_only_features_are_left(tmp_path: Path) -> None:
     files = csv(tmp_path, members=table(30), nonmembers=table(20, 1000))
     data = read(tmp_path, **files, person="who")
     assert (data.members, data.nonmembers, data.population) == (30, 20, 0)
-    assert is_frame(data.features) and list(data.features.columns) == ["age", "town"]  # type: ignore[union-attr]
+    assert is_frame(data.features)
+    assert list(data.features.columns) == ["age", "town"]
     assert data.role_mask(Role.MEMBERS).tolist() == [True] * 30 + [False] * 20
     assert data.train_size == 30
 
@@ -74,7 +75,8 @@ def test_seen_records_are_neither_member_nor_nonmember(tmp_path: Path) -> None:
     nonmembers = table(20, 1000)
     seen = nonmembers.iloc[:6].copy()
     by_record = read(tmp_path, **csv(tmp_path, members=table(30), nonmembers=nonmembers, seen=seen), drop=["who"])
-    assert by_record.nonmembers == 14 and by_record.seen == 6
+    assert by_record.nonmembers == 14
+    assert by_record.seen == 6
     by_person = read(tmp_path, **csv(tmp_path, members=table(30), nonmembers=nonmembers, seen=seen), person="who")
     assert by_person.nonmembers == 14
     assert len(by_person.raw_labels) == 44

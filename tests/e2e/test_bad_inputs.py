@@ -436,7 +436,7 @@ def test_the_disk_of_the_store_is_full(here: Here, team: Team, tmp_path: Path) -
     with small_disk(store / "shadows", 24):  # two shadows of 10.4 kB and no third
         run = here("check", "--store", store, "--no-mlflow-log", "--jobs", 1)
         ended(run, 3, "No space left", "free some space", kind="StorageFailed")
-        kept = [path for path in (store / "shadows").iterdir()]
+        kept = list((store / "shadows").iterdir())
         assert len(kept) == 2
         assert all(path.suffix == ".npz" and not path.name.startswith(".") for path in kept)
         assert here("shadows", "verify", "--store", store).code == 0
