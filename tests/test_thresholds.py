@@ -97,11 +97,12 @@ def test_any_number_of_classes(classes):
         ([1, 2], [3, 4], INF, 1.0),  # hopeless: calling nobody a member is as good as calling everybody one
         ([1, 1], [1, 1], INF, 1.0),
         ([2, 2, 1], [1], 2.0, 2.0),
-        ([5, 1], [3], 5.0, 1.0),  # 5 and 1 are equally good
+        ([5, 1], [3], 5.0, 5.0),
+        ([6, 3], [4, 1], 6.0, 3.0),  # 6 and 3 are equally good
         ([INF, INF], [0.0], np.finfo(float).max, np.finfo(float).max),
         ([0.0], [-INF], 0.0, 0.0),
         ([-INF, -INF, 1.0], [-INF], 1.0, 1.0),
-        ([6, 4, 2], [5, 3], 6.0, 4.0),  # 6, 4 and 2 are equally good
+        ([6, 4, 2], [5, 3, 1], 6.0, 4.0),  # 6, 4 and 2 are equally good
     ],
 )
 def test_thresholds_by_hand(inside, outside, largest, middle):
