@@ -5,10 +5,11 @@ Rows are members, then non-members, then the population. Seen records are read o
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,7 +41,7 @@ class Table:
     role: Role
     features: Features
     labels: NDArray[Any]  # [n] as in the file
-    persons: NDArray[Any] | None  # [n] as in the file
+    persons: NDArray[Any] | None  # [n] as text
     groups: Mapping[str, NDArray[Any]]
 
     def __len__(self) -> int:
@@ -137,14 +138,14 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
+def _read_frame(path: Path, person: str | None) -> pd.DataFrame:
     import pandas as pd
 
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         # "?" and the like stay what they are: the model's own pipeline knows what they mean.
-        return pd.read_csv(path)
+        return pd.read_csv(path, dtype=None if person is None else {person: str})
     except (ValueError, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})", "expected a table with a header line") from error
 
@@ -170,7 +171,8 @@ def _from_npz(path: Path, role: Role, manifest: DataManifest) -> Table:
 
 
 def _from_frame(path: Path, role: Role, manifest: DataManifest) -> Table:
-    frame = _read_frame(path)
+    # A person column as text keeps "007"; unless it is a feature as well, which must stay what the model knows.
+    frame = _read_frame(path, None if manifest.person in (manifest.features or ()) else manifest.person)
     columns: Mapping[str, Any] = {str(name): frame[name].to_numpy() for name in frame.columns}
     labels = _column(columns, manifest.label, path, "label")
     persons = _column(columns, manifest.person, path, "person") if manifest.person else None
@@ -196,7 +198,16 @@ def _read(source: Source, role: Role, manifest: DataManifest, base: Path, fetch:
         raise DataError(f"{path}: unknown kind of file {path.suffix!r}", "use .npz, .csv or .parquet")
     table = readers[path.suffix](path, role, manifest)
     _check_values(table, path, manifest)
-    return table
+    return table if table.persons is None else replace(table, persons=_identities(table.persons))
+
+
+_WHOLE = re.compile(r"([+-]?\d{1,4000})(?:\.0*)?")
+
+
+def _identities(persons: NDArray[Any]) -> NDArray[np.str_]:
+    """[n] as text: 7, 7.0, "007" and "7" are one person, whatever wrote and read the columns of two files."""
+    texts = [str(person).strip() for person in persons.tolist()]
+    return np.array([str(int(whole[1])) if (whole := _WHOLE.fullmatch(t)) else t for t in texts], dtype=np.str_)
 
 
 def _check_values(table: Table, path: Path, manifest: DataManifest) -> None:
@@ -259,8 +270,13 @@ def _same_columns(tables: Sequence[Table]) -> None:
             )
 
 
-def _hashes(table: Table, codes: Mapping[Any, int]) -> NDArray[np.uint64]:
-    return row_hashes(table.features, np.array([codes[label] for label in table.labels.tolist()], dtype=np.int64))
+def _hashes(tables: Mapping[Role, Table]) -> dict[Role, NDArray[np.uint64]]:
+    """Content hashes of the rows; of one common table, since 5 in one file is 5.0 in a file with a fraction."""
+    names = [label for table in tables.values() for label in table.labels.tolist()]
+    codes = {label: code for code, label in enumerate(sorted(set(names), key=repr))}
+    labels = np.array([codes[label] for label in names], dtype=np.int64)
+    hashes = row_hashes(concat([table.features for table in tables.values()]), labels)
+    return dict(zip(tables, np.split(hashes, np.cumsum([len(table) for table in tables.values()])[:-1]), strict=True))
 
 
 def _clean(tables: dict[Role, Table]) -> tuple[dict[Role, Table], dict[str, int], int]:
@@ -292,17 +308,12 @@ def _clean(tables: dict[Role, Table]) -> tuple[dict[Role, Table], dict[str, int]
                 np.isin(cast("Any", tables[Role.POPULATION].persons), audited),
                 "population records sharing a person with audited or seen records",
             )
-    names = {label for table in tables.values() for label in table.labels.tolist()}
-    codes = {label: code for code, label in enumerate(sorted(names, key=repr))}
-    hashes = {role: _hashes(table, codes) for role, table in tables.items()}
+    hashes = _hashes(tables)
     candidates = len(tables[Role.MEMBERS]) + len(tables[Role.NONMEMBERS])
     if Role.SEEN in tables:
-        drop(
-            Role.NONMEMBERS,
-            np.isin(hashes[Role.NONMEMBERS], hashes[Role.SEEN]),
-            "non-members identical to seen records",
-        )
-        hashes[Role.NONMEMBERS] = _hashes(tables[Role.NONMEMBERS], codes)
+        seen = np.isin(hashes[Role.NONMEMBERS], hashes[Role.SEEN])
+        drop(Role.NONMEMBERS, seen, "non-members identical to seen records")
+        hashes[Role.NONMEMBERS] = hashes[Role.NONMEMBERS][~seen]
     shared = np.intersect1d(hashes[Role.MEMBERS], hashes[Role.NONMEMBERS])
     for role in (Role.MEMBERS, Role.NONMEMBERS):
         drop(role, np.isin(hashes[role], shared), DUPLICATES)
@@ -351,7 +362,7 @@ def load(manifest: DataManifest, base: Path, fetch: Fetch) -> Dataset:
         persons = np.arange(len(raw_labels), dtype=np.int64)
     else:
         column = np.concatenate([cast("NDArray[Any]", table.persons) for table in kept])
-        persons = np.unique(column.astype(str), return_inverse=True)[1].astype(np.int64)
+        persons = np.unique(column, return_inverse=True)[1].astype(np.int64)
     audited = len(kept[0]) + len(kept[1])
     return Dataset(
         features=features,

@@ -206,3 +206,40 @@ def test_the_digest_follows_the_content(tmp_path: Path) -> None:
     changed = table(20, 1000)
     changed.loc[7, "age"] += 1e-9
     assert read(tmp_path, **csv(tmp_path, members=table(30), nonmembers=changed), person="who").digest != first
+
+
+@pytest.mark.parametrize(
+    "written", [lambda who: who.astype(float), lambda who: who.map("{:06d}".format), lambda who: who.astype(str) + " "]
+)
+def test_a_person_is_the_same_however_a_file_writes_the_name(tmp_path: Path, written: Any) -> None:
+    members = table(30)
+    members.loc[0, "who"] = 12345  # and one whose name is no number, so that the reader makes text of all
+    members["who"] = members["who"].astype(object)
+    members.loc[1, "who"] = "x1"
+    nonmembers = table(20, 20)  # persons 20..29 are members
+    files = csv(tmp_path, members=members, nonmembers=nonmembers.assign(who=written(nonmembers["who"])))
+    data = read(tmp_path, **files, person="who")
+    assert data.removed == {"non-members sharing a person with members or seen records": 10}
+    assert len(np.unique(data.persons)) == 40
+
+
+def test_a_person_that_is_a_feature_too_keeps_its_type(tmp_path: Path) -> None:
+    files = csv(tmp_path, members=table(30), nonmembers=table(20, 1000))
+    data = read(tmp_path, **files, person="who", features=["who", "age"])
+    assert is_frame(data.features)
+    assert data.features["who"].dtype == np.int64
+
+
+def test_duplicates_are_found_across_types(tmp_path: Path) -> None:
+    """5 in a file of whole numbers is 5.0 in a file with a fraction in it, and of another width in an array."""
+    members = table(30).assign(age=np.arange(30))
+    nonmembers = table(20, 1000).assign(age=np.arange(20) + 0.5)
+    nonmembers.loc[:3, ["age", "town", "y"]] = members.loc[:3, ["age", "town", "y"]]
+    data = read(tmp_path, **csv(tmp_path, members=members, nonmembers=nonmembers))
+    assert data.removed == {}  # persons are features here, and differ
+    data = read(tmp_path, **csv(tmp_path, members=members, nonmembers=nonmembers), drop=["who"])
+    assert data.removed == {"exact duplicates across members and non-members": 8}
+    for name, frame, kind in (("members", members, np.float32), ("nonmembers", nonmembers, np.float64)):
+        np.savez(tmp_path / f"{name}.npz", x=frame[["age"]].to_numpy(kind), y=frame.y.to_numpy())
+    data = read(tmp_path, members="members.npz", nonmembers="nonmembers.npz")
+    assert data.removed == {"exact duplicates across members and non-members": 8}

@@ -133,6 +133,8 @@ def show_verdict(report: Report, paths: dict[str, str]) -> None:
         out.print(table)
     for warning in report.warnings:
         say(Text(f"warning: {clean(warning)}", style="yellow"))
+    if report.run.mlflow is not None and report.run.mlflow.warning:
+        say(Text(f"warning: MLflow: {clean(report.run.mlflow.warning)}", style="yellow"))
     for error in report.errors:
         say(Text(f"error: {clean(error.what)}", style="bold red"))
         if error.hint:

@@ -12,6 +12,9 @@ from scipy.special import expit, logsumexp
 
 from privacy_gate.datamodel import Bools, Floats, Ints, Outputs, freeze
 
+ODD = 0.01
+"""Share of values that may be finer than the output path's step."""
+
 _STEP32 = float(np.finfo(np.float32).eps)  # float32 softmax is often handed out in float64 arrays
 
 
@@ -64,13 +67,14 @@ def _frozen(phi: Floats, p: Floats, rest: Floats) -> Odds:
 
 
 def resolution_of(values: NDArray[np.floating[Any]]) -> float:
-    """The step that probabilities [n, K] show: 10^-d where all are multiples of it (d <= 4), else the smallest > 0.
+    """The step that probabilities [n, K] show; half of it is the floor under an exact zero.
 
-    100 trees give 0.01, rounding to three digits 0.001, a float softmax something tiny. Half of it is the floor under
-    an exact zero: below every probability ever seen, so that no order is lost, yet no further away than the path can
-    tell (a constant floor makes each zero an outlier that ruins the spread LiRA measures). A path that never answers 0
-    gets a floor that is never reached. Where classes are held back (top-k), the row's missing mass is looked at as
-    the signals look at it; the smallest shown value alone would be of the order of 1/K there.
+    10^-d (d <= 4) where all but 1 % are multiples of it: 100 trees give 0.01, rounding to three digits 0.001. Else, if
+    exact zeros are common, what all but 1 % of the rest reach; else the smallest value above zero, a float softmax's
+    floor that is never needed. The 1 % are for the odd leaf that holds two identical records of different classes: it
+    makes values far below the step, and a floor below those would make an outlier of each zero, which ruins the spread
+    that LiRA measures. Where classes are held back (top-k), the row's missing mass is looked at as the signals look at
+    it; the smallest shown value alone would be of the order of 1/K there.
     """
     p = np.asarray(values, dtype=np.float64)
     if not p.size:
@@ -80,11 +84,15 @@ def resolution_of(values: NDArray[np.floating[Any]]) -> float:
         if _multiples(p[:256], step) and _multiples(p, step):
             return step
     filled = _with_hidden_mass(p, 0.0)
-    return float(filled[filled > 0].min())
+    above = filled[filled > 0]
+    return float(np.quantile(above, ODD, method="lower") if (filled <= 0).mean() > ODD else above.min())
 
 
 def _multiples(p: Floats, step: float) -> bool:
-    return bool((np.abs(p - np.rint(p / step) * step) <= 2 * _STEP32).all())
+    nearest = np.rint(p / step)
+    on_grid = np.abs(p - nearest * step) <= 2 * _STEP32
+    # Only an exact zero is the multiple 0: what a confident softmax leaves to the other classes is not.
+    return bool((on_grid & ((nearest > 0) | (p == 0))).mean() >= 1 - ODD)
 
 
 def _from_logits(z: Floats) -> Floats:

@@ -161,6 +161,7 @@ def here(
     for name in [n for n in os.environ if n.startswith(("MLFLOW_", "PRIVACY_GATE_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("PRIVACY_GATE_DEBUG", "")  # --debug sets it: put back afterwards
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def gate(*arguments: object, out: Path = tmp_path / "out") -> Run:

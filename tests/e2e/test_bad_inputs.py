@@ -230,6 +230,32 @@ def test_no_nonmembers(with_data: Callable[..., Run], nonmembers: pd.DataFrame) 
     ended(with_data(nonmembers=nonmembers[:0]), 4, "there are no nonmembers", "data.nonmembers", kind="NotEvaluable")
 
 
+def test_debug_shows_the_stack_and_writes_the_report_all_the_same(
+    with_data: Callable[..., Run], members: pd.DataFrame
+) -> None:
+    run = with_data(members[:0], None, "--debug")
+    assert run.code == 4
+    assert "Traceback (most recent call last)" in run.stderr
+    assert run.document().verdict.status == "inconclusive"
+
+
+def test_a_registry_that_takes_no_evidence_is_told_of(
+    with_data: Callable[..., Run], members: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from privacy_gate.errors import RegistryUnreachable
+    from privacy_gate.registry.mlflow import MlflowRegistry
+
+    def gone(*_: object) -> None:
+        raise RegistryUnreachable("the server went away", "is it up?")
+
+    monkeypatch.setattr(MlflowRegistry, "record", gone)
+    run = with_data(members=members[:0])
+    ended(run, 4, "nothing was written back: the server went away", kind="NotEvaluable")
+    logged = run.document().run.mlflow
+    assert logged is not None
+    assert logged.run_id is None
+
+
 def test_every_nonmember_is_a_person_of_the_members(with_data: Callable[..., Run], members: pd.DataFrame) -> None:
     run = with_data(nonmembers=members.assign(age=0.5))
     ended(run, 4, "no nonmembers are left", "300 non-members sharing a person", kind="NotEvaluable")
@@ -319,11 +345,12 @@ def test_a_model_of_other_features(here: Here, strange: Callable[[type], str]) -
     refused(run, "the model takes 2 feature columns, the data has 3")
 
 
-def test_classes_that_do_not_fit_the_columns(
-    here: Here, team: Team, strange: Callable[[type], str], with_data: Callable[..., Run]
-) -> None:
-    run = with_data(None, None, strange(strange_models.ThreeColumns), data={"classes": ["no", "yes"]})
+def test_classes_that_do_not_fit_the_columns(strange: Callable[[type], str], with_data: Callable[..., Run]) -> None:
+    uri = strange(strange_models.ThreeColumns)  # like a torch module, it has columns and no class names
+    run = with_data(None, None, uri, data={"classes": ["no", "yes"]})
     refused(run, "2 classes are declared, the model answers with 3 columns", "data.classes")
+    run = with_data(None, None, uri)
+    refused(run, "600 labels are out of range: no, yes not among the classes 0, 1, 2", "data.classes")
 
 
 def test_a_regression_model(here: Here, team: Team) -> None:
@@ -690,7 +717,7 @@ def test_a_model_that_prints_changes_nothing_and_stdout_stays_one_document(
     assert [attack.metrics for attack in run.document().attacks] == [a.metrics for a in leaky.document().attacks]
 
 
-# --- interrupted, or not listened to ----------------------------------------------------------------------------------------------------
+# --- interrupted, or not listened to ----------------------------------------------------------------------------------
 
 
 def alive(group: int) -> bool:

@@ -1,0 +1,66 @@
+"""Adult: the forest that looks harmless to a threshold, and the logistic regression that may be released."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_location30 import run
+from tests.mlflow_server import embedded_registry
+
+pytestmark = [pytest.mark.reference, pytest.mark.slow]
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "adult"
+
+
+@pytest.fixture(scope="module")
+def gated(reference_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Reports of both candidates, from one real registry, under `standard`, with 8 balanced shadows each."""
+    folder = tmp_path_factory.mktemp("adult")
+    uri = embedded_registry(folder)
+    reports = {}
+    for kind in ("forest", "logistic"):
+        trained = run(EXAMPLE / "train.py", "--out", folder / kind, "--model", kind, folder=folder, uri=uri)
+        assert trained.returncode == 0, trained.stderr
+        arguments = ["-c", folder / kind / "privacy-gate.yaml", "--store", folder / "store", "--out", folder / kind]
+        done = run(
+            "-m", "privacy_gate", "check", *arguments, "--profile", "standard", "--quiet", folder=folder, uri=uri
+        )
+        reports[kind] = json.loads((folder / kind / "report.json").read_text())
+        assert done.returncode == reports[kind]["verdict"]["exit_code"], done.stderr
+    return reports
+
+
+def entries(report: Any, attack: str) -> list[Any]:
+    return [a["metrics"] for a in report["attacks"] if a["id"] == attack and a["metrics"]]
+
+
+def test_the_forest_fails(gated: dict[str, Any]) -> None:
+    assert gated["forest"]["verdict"]["exit_code"] == 1
+    assert gated["forest"]["shadows"]["count"] == 8
+
+
+def test_the_confidence_attack_alone_sees_little(gated: dict[str, Any]) -> None:
+    seen = [
+        a["metrics"]["accuracy"]["value"]
+        for a in gated["forest"]["attacks"]
+        if (a["id"], a["threshold"]) == ("confidence", "global")
+    ]
+    # 0.607 in the literature's setting; the split, the encoder and the forest's seed move it by a point or two.
+    assert 0.58 <= max(seen) <= 0.65
+
+
+def test_a_reference_attack_sees_the_forest_through(gated: dict[str, Any]) -> None:
+    lira = entries(gated["forest"], "lira")
+    assert max(m["accuracy"]["value"] for m in lira) >= 0.70
+    assert lira[0]["tpr_at_fpr"]["0.01"]["value"] > 0.10
+
+
+def test_the_logistic_regression_passes_with_tpr_at_one_in_a_thousand_decided(gated: dict[str, Any]) -> None:
+    report = gated["logistic"]
+    assert report["verdict"]["exit_code"] == 0
+    (rule,) = [r for r in report["rules"] if r["id"] == "PG104"]
+    assert (rule["status"], rule["action"]) == ("pass", "block")
