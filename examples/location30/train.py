@@ -1,9 +1,9 @@
-"""A neural network on Location30, trained for as long as it likes (50 epochs) or stopped early (8).
+"""A neural network on Location30, trained for as long as it likes (100 epochs) or stopped early (8).
 
 Needs the reference data (PRIVACY_GATE_REFERENCE_DATA). Registers models:/NAME@candidate in the registry that
 MLFLOW_TRACKING_URI names and writes the records, the model factory and privacy-gate.yaml to a folder.
 
-    python examples/location30/train.py --out FOLDER [--epochs 50] [--seed 0] [--shadows 16] [--name location30]
+    python examples/location30/train.py --out FOLDER [--epochs 100] [--seed 0] [--shadows 16] [--name location30]
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 import yaml
 from model import classifier
 
-LEARNING_RATE, BATCH = 1e-3, 64
+LEARNING_RATE, BATCH = 3e-3, 64
 
 
 def records(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -67,7 +67,7 @@ def config(name: str, epochs: int, shadows: int) -> dict[str, object]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--out", type=Path, required=True)
-    options.add_argument("--epochs", type=int, default=50)
+    options.add_argument("--epochs", type=int, default=100)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--shadows", type=int, default=16)
     options.add_argument("--name", default="location30")

@@ -1,4 +1,4 @@
-"""Location30 end to end: the paper's classifier, trained by the example's own script, registered, gated with 16 shadows."""
+"""Location30 end to end: the paper's classifier, trained by the example's script, registered, gated with 16 shadows."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_reference_attack_names_members_at_one_percent(gated: dict[str, Any]) 
     }
     assert max(tprs.values()) >= 0.4
     # The lesson: thresholds alone, of the same accuracy, name next to nobody.
-    metric = [a for a in gated["full"]["attacks"] if a["id"] == "modified_entropy"][0]
+    metric = next(a for a in gated["full"]["attacks"] if a["id"] == "modified_entropy")
     assert metric["metrics"]["tpr_at_fpr"]["0.01"]["value"] < 0.15
 
 
