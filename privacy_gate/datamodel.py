@@ -150,6 +150,18 @@ class Observations:
         """S."""
         return 0 if self.reference_member is None else len(self.reference_member)
 
+    def take(self, rows: Ints, persons: Ints) -> Observations:
+        """The given rows ([n]) in that order, their persons under other names ([n])."""
+        return Observations(
+            target={name: values[rows] for name, values in self.target.items()},
+            labels=self.labels[rows],
+            known=self.known[rows],
+            persons=persons,
+            classes=self.classes,
+            references={name: values[:, rows] for name, values in self.references.items()},
+            reference_member=None if self.reference_member is None else self.reference_member[:, rows],
+        )
+
     def reveal(self, member: Bools, where: Bools) -> Observations:
         """The same observations with the membership of the records in `where` ([R]) known and all other withheld."""
         known = np.where(where, member.astype(np.int8), np.int8(WITHHELD)).astype(np.int8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,17 +16,20 @@ from privacy_gate.datamodel import (
     Audit,
     Description,
     Evidence,
+    Finding,
     Floats,
+    Invalidates,
     RiskScores,
     ShadowPlan,
 )
+from privacy_gate.errors import GateError
 from privacy_gate.measure import measure
 from privacy_gate.observe import Observed
 from privacy_gate.risk import CATALOG as ESTIMATORS
 from privacy_gate.risk import RiskInput
 from privacy_gate.risk.summary import summarise
 from privacy_gate.validity import CATALOG as CHECKS
-from privacy_gate.validity import Circumstances
+from privacy_gate.validity import Circumstances, ValidityCheck
 
 JUDGED_ESTIMATOR = "calibrated"
 VALIDITY_ALPHA = 0.05
@@ -92,7 +96,7 @@ def evaluate(
     evidence = Evidence(
         attacks=outcomes,
         risk=judged,
-        findings=tuple(check.run(circumstances) for check in CHECKS),
+        findings=tuple(_finding(check, circumstances) for check in CHECKS),
         members=int(audit.member.sum()),
         nonmembers=int((~audit.member).sum()),
         member_persons=persons[0],
@@ -113,7 +117,18 @@ def _risks(observed: Observed, audit: Audit, outcomes: Sequence[AttackOutcome], 
     given = RiskInput(target=view.seen, pool=view.pool, scores=scores, audit=audit, seed=seed)
     for estimator in ESTIMATORS:
         if view.pool is not None or not estimator.needs_pool:
-            yield summarise(estimator.id, estimator.estimate(given), audit)
+            # Without its scores the rules about risk stay undecided; what other rules have proven stands.
+            with contextlib.suppress(GateError, ArithmeticError, ValueError, LookupError):
+                yield summarise(estimator.id, estimator.estimate(given), audit, seed)
+
+
+def _finding(check: ValidityCheck, circumstances: Circumstances) -> Finding:
+    try:
+        return check.run(circumstances)
+    except (GateError, ArithmeticError, ValueError, LookupError) as error:
+        # A check that broke has not cleared the evidence; nor has it shown that a proven violation is none.
+        reason = f"the check itself failed ({type(error).__name__})"
+        return Finding(check.id, "fail", Invalidates.PASS, None, reason)
 
 
 def _curves(outcomes: Sequence[AttackOutcome], audit: Audit) -> dict[str, tuple[Floats, Floats]]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from privacy_gate.datamodel import Audit, Bools, Ints, Role, freeze
 from privacy_gate.errors import DataError, NotEvaluable
@@ -64,7 +66,7 @@ class Dataset:
 
     features     [U, ...] members, non-members, population
     raw_labels   [U] as in the files
-    persons      [U] dense index; the row itself where no person column exists
+    persons      [U] dense index; identical records are one person, and without a person column nothing else joins them
     members, nonmembers, population   record counts; U is their sum, R the sum of the first two
     train_size   records the target was trained on
     removed      why -> records left out
@@ -83,6 +85,7 @@ class Dataset:
     candidates: int  # member and non-member records before duplicates were dropped
     digests: Mapping[str, str]
     removed: Mapping[str, int] = field(default_factory=dict)
+    twins: int = 0  # records with an identical twin on their side; twins count as one person
 
     def __post_init__(self) -> None:
         freeze(self.persons)
@@ -358,11 +361,10 @@ def load(manifest: DataManifest, base: Path, fetch: Fetch) -> Dataset:
     kept = [tables[role] for role in (Role.MEMBERS, Role.NONMEMBERS, Role.POPULATION) if role in tables]
     features = concat([table.features for table in kept])
     raw_labels = np.concatenate([table.labels for table in kept])
-    if manifest.person is None:
-        persons = np.arange(len(raw_labels), dtype=np.int64)
-    else:
-        column = np.concatenate([cast("NDArray[Any]", table.persons) for table in kept])
-        persons = np.unique(column, return_inverse=True)[1].astype(np.int64)
+    given = None
+    if manifest.person is not None:
+        given = np.concatenate([cast("NDArray[Any]", table.persons) for table in kept])
+    persons, twins = _people(row_hashes(features, _codes(raw_labels)), given)
     audited = len(kept[0]) + len(kept[1])
     return Dataset(
         features=features,
@@ -381,7 +383,31 @@ def load(manifest: DataManifest, base: Path, fetch: Fetch) -> Dataset:
         candidates=candidates,
         digests=digests,
         removed={why: count for why, count in removed.items() if count},
+        twins=twins,
     )
+
+
+def _people(hashes: NDArray[np.uint64], given: NDArray[Any] | None) -> tuple[Ints, int]:
+    """[U] dense person index, and how many records have an identical twin.
+
+    Identical records stand for one person, whatever the person column says: a copy on the other side of a split would
+    tell the answer there, and ten copies are no ten witnesses.
+    """
+    rows, counts = np.unique(hashes, return_inverse=True, return_counts=True)[1:]
+    twins = int((counts[rows] > 1).sum())
+    if given is None:
+        return rows.astype(np.int64), twins
+    people = np.unique(given, return_inverse=True)[1]
+    size = len(counts) + int(people.max()) + 1
+    links = coo_array((np.ones(len(rows)), (rows, len(counts) + people)), shape=(size, size))
+    component = connected_components(links, directed=False)[1][rows]
+    return np.unique(component, return_inverse=True)[1].astype(np.int64), twins
+
+
+def _codes(labels: NDArray[Any]) -> Ints:
+    """[n] some integer per label, equal for equal labels."""
+    codes = {label: code for code, label in enumerate(dict.fromkeys(labels.tolist()))}
+    return np.array([codes[label] for label in labels.tolist()], dtype=np.int64)
 
 
 def _table_digest(table: Table) -> str:

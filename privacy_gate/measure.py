@@ -30,6 +30,7 @@ from privacy_gate.errors import GateError, NotEvaluable
 
 FPRS = (0.01, 0.001)
 REPEATS = 5
+_SHUFFLE_STREAM = 4  # keeps this draw apart from every other use of the run's seed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +52,8 @@ def measure(attack: Attack, view: View, audit: Audit, seed: int) -> list[AttackO
     models = attack.threat_models if attack.thresholded else attack.threat_models[:1]
     if not view.adaptive:
         # The known-subset attacker has no shadows: there is nothing in it that could be non-adaptive.
-        models = tuple(m for m in models if m is not ThreatModel.KNOWN_SUBSET)
+        # Neither does an attack without a threshold ask any shadow.
+        models = tuple(m for m in models if m is not ThreatModel.KNOWN_SUBSET) if attack.thresholded else ()
     outcomes: list[AttackOutcome] = []
     for model in models:
         reason = _missing(attack, model, view)
@@ -89,15 +91,15 @@ def _missing(attack: Attack, model: ThreatModel, view: View) -> str:
 def _decide(attack: Attack, model: ThreatModel, view: View, audit: Audit, seed: int) -> list[AttackOutcome]:
     withheld = view.seen.reveal(audit.member, np.zeros(view.seen.n, dtype=np.bool_))
     if not attack.thresholded:
-        scores = _score(attack, withheld)
+        scores = _score(attack, withheld, seed)
         return [_result(attack, model, None, view.adaptive, [scores > 0], scores, audit, {}, None)]
     if model is ThreatModel.SHADOW and view.pool is not None:
-        scores = _score(attack, withheld)
-        decide = _carried_over(attack, view.pool, scores, audit)
+        scores = _score(attack, withheld, seed)
+        decide = _carried_over(attack, view.pool, scores, audit, seed)
     else:
         halves = thresholds.person_folds(audit.member, audit.persons, seed, repeats=REPEATS)
-        once = None if attack.reads_known else _score(attack, withheld)
-        rounds = [[_fold(attack, view.seen, audit, fold, once) for fold in folds] for folds in halves]
+        once = None if attack.reads_known else _score(attack, withheld, seed)
+        rounds = [[_fold(attack, view.seen, audit, fold, once, seed) for fold in folds] for folds in halves]
         scores = _joined(rounds[0])
         decide = _cross_fitted(rounds, audit)
     tprs = {fpr: metrics.tpr_at_fpr(scores, audit.member, audit.persons, fpr, seed) for fpr in FPRS}
@@ -105,10 +107,17 @@ def _decide(attack: Attack, model: ThreatModel, view: View, audit: Audit, seed: 
     return [_result(attack, model, scope, view.adaptive, decide(scope), scores, audit, tprs, auc) for scope in Scope]
 
 
-def _score(attack: Attack, observations: Observations) -> Floats:
-    scores = np.asarray(attack.score(observations), dtype=np.float64)
-    if scores.shape != (observations.n,):
-        raise ValueError(f"attack {attack.id} gave scores of shape {scores.shape} for {observations.n} records")
+def _score(attack: Attack, observations: Observations, seed: int) -> Floats:
+    """[R] scores. The attack sees records and persons shuffled: their order would tell who was a member."""
+    rng = np.random.default_rng([_SHUFFLE_STREAM, seed])
+    order = rng.permutation(observations.n)
+    names = rng.permutation(int(observations.persons.max()) + 1)
+    shuffled = observations.take(order, names[observations.persons[order]])
+    given = np.asarray(attack.score(shuffled), dtype=np.float64)
+    if given.shape != (observations.n,):
+        raise ValueError(f"attack {attack.id} gave scores of shape {given.shape} for {observations.n} records")
+    scores = np.empty_like(given)
+    scores[order] = given
     if np.isnan(scores).any():
         raise ValueError(f"attack {attack.id} gave {int(np.isnan(scores).sum())} scores that are not numbers")
     return scores
@@ -117,8 +126,8 @@ def _score(attack: Attack, observations: Observations) -> Floats:
 Decide = Callable[[Scope], Sequence[Bools]]
 
 
-def _carried_over(attack: Attack, pool: Observations, scores: Floats, audit: Audit) -> Decide:
-    pooled, member = _score(attack, pool), pool.known == 1
+def _carried_over(attack: Attack, pool: Observations, scores: Floats, audit: Audit, seed: int) -> Decide:
+    pooled, member = _score(attack, pool, seed), pool.known == 1
 
     def decide(scope: Scope) -> Sequence[Bools]:
         fitted = thresholds.fit(pooled, member, pool.labels, pool.classes, scope)
@@ -135,8 +144,8 @@ class _Fold:
     scores: Floats  # [R]
 
 
-def _fold(attack: Attack, seen: Observations, audit: Audit, apply: Bools, once: Floats | None) -> _Fold:
-    return _Fold(apply, _score(attack, seen.reveal(audit.member, ~apply)) if once is None else once)
+def _fold(attack: Attack, seen: Observations, audit: Audit, apply: Bools, once: Floats | None, seed: int) -> _Fold:
+    return _Fold(apply, _score(attack, seen.reveal(audit.member, ~apply), seed) if once is None else once)
 
 
 def _joined(folds: Sequence[_Fold]) -> Floats:

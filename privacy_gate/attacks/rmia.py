@@ -40,18 +40,19 @@ def score(seen: Observations) -> Floats:
 def log_ratios(phi_target: Floats, phi: Floats, member: Bools, offline_a: float = OFFLINE_A) -> Floats:
     """[R] log p_target(x) - log p(x) from logit confidences phi_target [R], phi [S, R] and member [S, R].
 
-    p(x) is the mean of the mean over models with and the mean over models without the record (online); for records
-    that no model was trained on, ((1 + a) mean_out + 1 - a) / 2 (offline). Any number of models on either side.
+    p(x) is the mean of the mean over models with and the mean over models without the record (online); where some
+    record is in no model, ((1 + a) mean_out + 1 - a) / 2 for all (offline). Any number of models on either side.
     """
     log_p, log_q = _log_sigmoid(phi), _log_sigmoid(-phi)
-    online = member.any(axis=0)
+    # One formula for all: mixing the two would rank records by how they were planned.
+    online = bool(member.any(axis=0).all())
     # p(x) near 1 is told by 1 - p(x), and near 0 by itself: each mean is taken of the small one, so nothing saturates.
     marginal_q = _marginal(log_q, member)
     marginal_p = _marginal(log_p, member)
     q = np.exp(np.minimum(marginal_q, 0.0))
     log_marginal = np.where(q < 0.5, np.log1p(-np.minimum(q, 0.5)), marginal_p)
     offline = np.log1p(-(1 + offline_a) / 2 * np.exp(np.minimum(_log_mean(log_q, ~member), 0.0)))
-    return np.asarray(_log_sigmoid(phi_target) - np.where(online, log_marginal, offline))
+    return np.asarray(_log_sigmoid(phi_target) - (log_marginal if online else offline))
 
 
 def share_exceeded(ratios: Floats, others: Floats, gamma: float = GAMMA) -> Floats:

@@ -308,7 +308,8 @@ def _verdict(
     elif broken := by_status[RuleStatus.ERROR]:
         status, code = VerdictStatus.ERROR, ExitCode.FAILED
         headline = f"The evaluation failed: {broken[0].id} {broken[0].title}: {broken[0].reason}{_more(broken)}"
-    elif by_status[RuleStatus.INCONCLUSIVE] or admissible.no_pass or not by_status[RuleStatus.PASS]:
+    # A pass needs a number that was measured and held: "the attacks ran" alone says nothing of the model.
+    elif by_status[RuleStatus.INCONCLUSIVE] or admissible.no_pass or not _measured(by_status[RuleStatus.PASS]):
         status, code = VerdictStatus.INCONCLUSIVE, ExitCode.INCONCLUSIVE
         headline = _open(by_status[RuleStatus.INCONCLUSIVE], admissible)
     else:
@@ -319,6 +320,10 @@ def _verdict(
     counts = Counter(_counted_as(outcome) for outcome in outcomes)
     keys = ("fail", "warn", "passed", "inconclusive", "error", "not_applicable")
     return Verdict(status, int(code), headline, outcomes, {key: counts[key] for key in keys})
+
+
+def _measured(passed: Sequence[RuleOutcome]) -> bool:
+    return any(outcome.limit is not None for outcome in passed)
 
 
 def _counted_as(outcome: RuleOutcome) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,24 +26,26 @@ PSEUDO = 0.5  # records of the smaller side added to each bin on both sides (Lap
 )
 def estimate(given: RiskInput) -> Floats:
     """[R] P(member | score) at prior one half, in (0, 1): mean of five two-fold cross-fits by person."""
-    axis, audit = _axis(given), given.audit
+    axes, audit = _axes(given), given.audit
     rounds = person_folds(audit.member, audit.persons, given.seed, repeats=REPEATS, folds=2)
-    total = np.zeros(len(axis))
+    total = np.zeros(len(audit.member))
     for folds in rounds:
         for hidden in folds:
             known = ~hidden
-            curve = fit(axis[known], audit.member[known], audit.persons[known], given.seed)
-            total[hidden] += curve.at(axis[hidden])
+            member, persons = audit.member[known], audit.persons[known]
+            fitted = [(fit(axis[known], member, persons, given.seed), axis) for axis in axes]
+            best, axis = min(fitted, key=lambda pair: pair[0].loss)
+            total[hidden] += best.at(axis[hidden])
     return total / len(rounds)
 
 
-def _axis(given: RiskInput) -> Floats:
-    """[R] the strongest score at hand: of the reference attack, else of the modified entropy, else the confidence."""
-    for name in ("lira", "modified_entropy"):
-        if name in given.scores:
-            return given.scores[name]
+def _axes(given: RiskInput) -> list[Floats]:
+    """[R] each, the scores that risk may be read from; which one predicts best is found out on the known half."""
+    found = [given.scores[name] for name in ("lira", "modified_entropy") if name in given.scores]
+    if found:
+        return found
     if "logit_confidence" in given.target.target:
-        return given.target.target["logit_confidence"]
+        return [given.target.target["logit_confidence"]]
     raise NotEvaluable(
         "calibrated: no attack score to calibrate", "run lira or modified_entropy, or collect logit_confidence"
     )
@@ -55,6 +57,7 @@ class Curve:
 
     edges: Floats  # [B - 1] inner edges; the outer bins are open, so that no score falls out
     risk: Floats  # [B]
+    loss: float = np.inf  # log loss of curves like it on persons left out of them; infinite where none were left out
 
     def at(self, scores: Floats) -> Floats:
         """[n] the risk at scores [n]."""
@@ -75,7 +78,8 @@ def fit(scores: Floats, member: Bools, persons: Ints, seed: int) -> Curve:
         return histogram(scores, member, ())
     (held_out,) = person_folds(member, persons, seed, repeats=1, folds=folds)
     losses = [_loss(scores, member, held_out, masses) for masses in options]
-    return histogram(scores, member, options[int(np.argmin(losses))])
+    best = int(np.argmin(losses))
+    return replace(histogram(scores, member, options[best]), loss=losses[best])
 
 
 def candidates(n: int) -> list[tuple[float, ...]]:

@@ -11,33 +11,38 @@ from privacy_gate.datamodel import Audit, Bools, Floats, HighRisk, RiskScores
 from privacy_gate.errors import NotEvaluable
 
 CUTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_DRAW_STREAM = 3  # keeps this draw apart from every other use of the run's seed
+
 BINS = 10  # of equal width, for calibration
 CERTAIN = 1e-3  # scores are clipped to [CERTAIN, 1 - CERTAIN] in the log loss: a score of 0 or 1 would make it infinite
 
 
-def summarise(estimator_id: str, scores: Floats, audit: Audit) -> RiskScores:
+def summarise(estimator_id: str, scores: Floats, audit: Audit, seed: int = 0) -> RiskScores:
     """What an estimator's scores [R] come to, given the answer key. Raises NotEvaluable without both kinds of records.
 
-    A person is high-risk when any of its records reaches the cut. Calibration weighs members and non-members alike,
-    whatever their numbers, because the scores are stated at prior one half.
+    A person is high-risk when one of its records, drawn at random, reaches the cut: with "any of its records", persons
+    with more records would be flagged more often, and the excess over non-members would measure that. Calibration
+    weighs members and non-members alike, whatever their numbers, because scores are stated at prior one half.
     """
     member = audit.member
     if member.all() or not member.any():
         raise NotEvaluable("risk: records of one kind only", "members and non-members are both needed")
     bins = _bins(scores, member)
+    drawn = _one_record_each(audit, seed)
     return RiskScores(
         estimator=estimator_id,
         scores=scores,
-        high=tuple(_high_risk(scores, audit, cut) for cut in CUTS),
+        high=tuple(_high_risk(scores, audit, drawn, cut) for cut in CUTS),
         calibration=_calibration(scores, member, bins),
         reliability=tuple((mean, share, records) for mean, share, records, _ in bins),
     )
 
 
-def _high_risk(scores: Floats, audit: Audit, cut: float) -> HighRisk:
+def _high_risk(scores: Floats, audit: Audit, drawn: Bools, cut: float) -> HighRisk:
     reached = scores >= cut
-    hits_in, in_total = _persons(audit, audit.member & reached), _persons(audit, audit.member)
-    hits_out, out_total = _persons(audit, ~audit.member & reached), _persons(audit, ~audit.member)
+    members, others = drawn & audit.member, drawn & ~audit.member
+    hits_in, in_total = int((members & reached).sum()), int(members.sum())
+    hits_out, out_total = int((others & reached).sum()), int(others.sum())
     return HighRisk(
         score=cut,
         members=hits_in,
@@ -47,8 +52,13 @@ def _high_risk(scores: Floats, audit: Audit, cut: float) -> HighRisk:
     )
 
 
-def _persons(audit: Audit, where: Bools) -> int:
-    return len(np.unique(audit.persons[where]))
+def _one_record_each(audit: Audit, seed: int) -> Bools:
+    """[R] one random record of each person and side."""
+    order = np.random.default_rng([_DRAW_STREAM, seed]).permutation(len(audit.member))
+    _, first = np.unique(audit.persons[order] * 2 + audit.member[order], return_index=True)
+    drawn = np.zeros(len(order), dtype=np.bool_)
+    drawn[order[first]] = True
+    return drawn
 
 
 def _weights(member: Bools) -> Floats:

@@ -89,10 +89,13 @@ def resolution_of(values: NDArray[np.floating[Any]]) -> float:
 
 
 def _multiples(p: Floats, step: float) -> bool:
-    nearest = np.rint(p / step)
-    on_grid = np.abs(p - nearest * step) <= 2 * _STEP32
-    # Only an exact zero is the multiple 0: what a confident softmax leaves to the other classes is not.
-    return bool((on_grid & ((nearest > 0) | (p == 0))).mean() >= 1 - ODD)
+    # Exact zeros fit every grid, so they say nothing of the step; and what a confident softmax leaves to the other
+    # classes is close to zero without being a multiple of anything.
+    above = p[p > 0]
+    if not above.size:
+        return False
+    nearest = np.rint(above / step)
+    return bool(((np.abs(above - nearest * step) <= 2 * _STEP32) & (nearest > 0)).mean() >= 1 - ODD)
 
 
 def _from_logits(z: Floats) -> Floats:

@@ -19,11 +19,12 @@ def naive(phi_target, phi, member, others):
     p_target = [1 / (1 + math.exp(-v)) for v in phi_target]
     p = [[1 / (1 + math.exp(-v)) for v in row] for row in phi]
     ratio = []
+    online = all(any(member[s][record] for s in range(len(p))) for record in range(len(p_target)))
     for record in range(len(p_target)):
         inside = [p[s][record] for s in range(len(p)) if member[s][record]]
         outside = [p[s][record] for s in range(len(p)) if not member[s][record]]
         mean_out = sum(outside) / len(outside)
-        if inside:
+        if online:
             marginal = (sum(inside) / len(inside) + mean_out) / 2
         else:
             marginal = ((1 + OFFLINE_A) * mean_out + 1 - OFFLINE_A) / 2

@@ -137,9 +137,15 @@ def test_headline_of_inadmissible_evidence_gives_the_reason():
 
 
 def test_inadmissible_evidence_takes_the_pass_of_rules_that_measure_nothing():
-    only = policy({"PG501": {"attacks": ["lira"]}})
+    only = policy({"PG501": {"attacks": ["lira"]}, "PG101": {"max": 0.6}})
     assert judge(only, evidence()).exit_code == 0
     assert judge(only, replace(evidence(), findings=PASS_ONLY)).exit_code == 4
+
+
+def test_that_the_attacks_ran_is_no_pass():
+    """With no measured rule in force a model that leaks everything would go through."""
+    only = policy({"PG501": {"attacks": ["lira"]}})
+    assert judge(only, evidence(attacks(lira=LEAK))).exit_code == 4
 
 
 def test_headline_of_a_crash_gives_the_reason():

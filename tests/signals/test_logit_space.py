@@ -74,7 +74,30 @@ def test_zero_stays_below_everything_seen(step, seed):
 
 def test_nothing_to_see():
     assert resolution_of(np.empty((0, 3))) == 0.0
-    assert resolution_of(np.zeros((5, 3))) == 1.0
+    # Rounded to nothing: the hidden mass is shared, a third each.
+    assert resolution_of(np.zeros((5, 3))) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("classes", "top"), [(100, 1), (200, 2), (1000, 10)])
+def test_zeros_do_not_make_a_coarse_grid(classes, top):
+    """Top-k of many classes is nearly all zeros: they fit every grid and must not count."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(classes, 0.05), size=400)
+    p[p < np.sort(p, axis=1)[:, [-top]]] = 0.0
+    assert resolution_of(p) < 0.02
+
+
+def test_a_confident_softmax_is_not_coarse():
+    p = np.array([[1 - 1e-9, 1e-9]] * 50)
+    assert resolution_of(p) == 1e-9
+
+
+def test_one_odd_leaf_does_not_make_a_forest_fine():
+    """100 trees: multiples of 1/100, but for a leaf that two identical records of different classes share."""
+    rng = np.random.default_rng(0)
+    votes = rng.integers(0, 101, size=2000) / 100
+    votes[7] = 1 / 600
+    assert resolution_of(np.stack([votes, 1 - votes], axis=1)) == 0.01
 
 
 def test_hidden_mass_is_shared_by_the_hidden_classes():

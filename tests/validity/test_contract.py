@@ -17,13 +17,15 @@ FIRES = {
     "duplicates": lambda: replace(CLEAN, duplicates=1000, candidates=17_000),
     "few_references": lambda: circumstances(n=500, shadows=3),
     "nondeterministic_model": lambda: replace(CLEAN, deterministic=False),
+    "persons_in_references": lambda: replace(CLEAN, audit=replace(CLEAN.audit, persons=CLEAN.audit.persons // 2)),
+    "reference_membership": lambda: circumstances(lot=1),
     "out_model_placebo": lambda: circumstances(shift=0.5),
     "saturated_outputs": lambda: replace(CLEAN, saturated=0.8),
     "shadow_fidelity": lambda: circumstances(shadow_accuracy=(0.85, 0.75)),
     "undeclared_defence": lambda: replace(CLEAN, declared_defence="memguard"),
 }
 
-CONFOUNDING = {"duplicates", "out_model_placebo", "class_marginals"}
+CONFOUNDING = {"duplicates", "out_model_placebo", "class_marginals", "reference_membership"}
 
 
 def test_every_check_has_a_world_in_which_it_fires():

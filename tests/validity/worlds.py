@@ -21,6 +21,7 @@ def circumstances(
     label_shift=0.0,
     records_per_person=1,
     size=1.0,
+    lot=0,
     seed=0,
     **changes,
 ):
@@ -30,14 +31,15 @@ def circumstances(
     target_accuracy   on members and on non-members; `shadow_accuracy` on records in and out
     label_shift       share of members moved to class 0
     size              training size of the shadows as a share of the target's
+    lot               shadows that a member is in beyond the half that everybody is in: not drawn by lot
     """
     rng = np.random.default_rng(seed)
     member = np.arange(2 * n) < n
     persons = np.arange(2 * n) // records_per_person
     labels = rng.integers(0, classes, 2 * n)[persons * records_per_person]
     labels[member & (rng.random(2 * n) < label_shift)] = 0
-    # Each record is in half of the shadows, like in a balanced plan.
-    inside = rng.random((shadows, 2 * n)).argsort(axis=0) < shadows // 2
+    # Each record is in half of the shadows, like in a balanced plan; all records of a person are, or none.
+    inside = (rng.random((shadows, persons[-1] + 1)).argsort(axis=0)[:, persons]) < shadows // 2 + lot * member
     difficulty = rng.normal(size=2 * n)
     confidence = difficulty + 0.5 * rng.normal(size=(shadows, 2 * n)) + 1.0 * inside + shift * member
 
