@@ -40,6 +40,7 @@ class DatasetHint:
     context: str
     source_type: str
     digest: str
+    rows: int | None = None  # None: not logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Candidate:
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     datasets: Sequence[DatasetHint] = ()
+    run_seconds: float | None = None  # how long the source run took; None: unknown, or not finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -46,7 +46,7 @@ from privacy_gate.observe import Answers, Observed, from_file, from_shadows, obs
 from privacy_gate.policy import Policy, judge, resolve, suite
 from privacy_gate.registry import Recorded, RecordedReport, Registry, open_registry
 from privacy_gate.reports import CATALOG as FORMATS
-from privacy_gate.reports import document, write
+from privacy_gate.reports import clear, document, write
 from privacy_gate.reports.assemble import Parts
 from privacy_gate.reports.assemble import report as assemble
 from privacy_gate.reports.assemble import shadows as describe_shadows
@@ -59,6 +59,8 @@ from privacy_gate.shadows.store import Store
 from privacy_gate.shadows.train import TrainingTask, train
 from privacy_gate.shadows.train import prepare as training_task
 from privacy_gate.storage import private_dir
+
+_ORDER_STREAM = 5  # keeps this draw apart from every other use of the run's seed
 
 
 class Progress(Protocol):
@@ -103,8 +105,9 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
     """
     watch = progress or Silent()
     began = time.time()
-    policy, attacks, defence = settle(request)
     _require_folder(request.out)
+    clear(request.out)
+    policy, attacks, defence = settle(request)
     parts = known(request, policy)
     try:
         if request.observations is not None:
@@ -241,9 +244,13 @@ def prepare(request: CheckRequest, work: Path, parts: Known, watch: Progress) ->
         others={role: count for role, count in others.items() if count},
     )
     watch.stage(f"scoring {dataset.audited:,} records with {candidate.resolved_uri} in a process of its own")
-    audited = take(dataset.features, np.arange(dataset.audited))
-    description, scored = examine(candidate, audited, work, kind=config.output)
+    # In an order that tells nothing: members first would tell a model whom it is asked about, batch by batch.
+    order = np.random.default_rng([_ORDER_STREAM, _seed(request)]).permutation(dataset.audited)
+    description, scored = examine(candidate, take(dataset.features, order), work, kind=config.output)
+    target = replace(scored.outputs, values=scored.outputs.values[np.argsort(order)])
     parts.add(description=description)
+    if dataset.twins:
+        parts.add(warnings=(f"{dataset.twins:,} records are identical to another one; copies count as one person",))
     classes = manifest.class_order(description.classes, config.data.classes, scored.outputs.values.shape[1])
     labels = manifest.encode(dataset.raw_labels, classes)
     audit = manifest.audit(dataset, labels, classes)
@@ -258,7 +265,7 @@ def prepare(request: CheckRequest, work: Path, parts: Known, watch: Progress) ->
         dataset=dataset,
         audit=audit,
         labels=labels,
-        target=scored.outputs,
+        target=target,
         deterministic=scored.deterministic,
         plan=plan,
         task=task,

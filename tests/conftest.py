@@ -16,3 +16,16 @@ def reference_data() -> Path:
     if not folder:
         pytest.skip("PRIVACY_GATE_REFERENCE_DATA is not set")
     return Path(folder)
+
+
+LONGEST_FIRST = ("e2e", "shadows", "sandbox", "registry", "cli")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long begin first: two workers then end at about the same time."""
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.parent.name
+        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=rank)

@@ -243,3 +243,26 @@ def test_duplicates_are_found_across_types(tmp_path: Path) -> None:
         np.savez(tmp_path / f"{name}.npz", x=frame[["age"]].to_numpy(kind), y=frame.y.to_numpy())
     data = read(tmp_path, members="members.npz", nonmembers="nonmembers.npz")
     assert data.removed == {"exact duplicates across members and non-members": 8}
+
+
+def test_identical_records_are_one_person_and_are_counted(tmp_path: Path) -> None:
+    """Oversampled rows: a copy on the other side of a split would tell the answer there."""
+    members = pd.concat([table(30), table(30).iloc[:10]])
+    data = read(tmp_path, **csv(tmp_path, members=members, nonmembers=table(20, 1000)), drop=["who"])
+    assert (data.members, data.twins) == (40, 20)
+    np.testing.assert_array_equal(data.persons[:10], data.persons[30:40])
+    assert len(np.unique(data.persons)) == 50
+
+
+def test_copies_join_the_persons_that_share_them(tmp_path: Path) -> None:
+    members = table(30, persons=15)  # two rows a person
+    copy = members.iloc[[0]].assign(who=14)  # a row of person 0, again under person 14
+    data = read(
+        tmp_path,
+        **csv(tmp_path, members=pd.concat([members, copy]), nonmembers=table(20, 1000)),
+        person="who",
+    )
+    of_0, of_14 = set(data.persons[:2].tolist()), set(data.persons[28:31].tolist())
+    assert of_0 == of_14
+    assert len(of_0) == 1
+    assert len(np.unique(data.persons[:31])) == 14

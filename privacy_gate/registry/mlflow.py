@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -197,6 +198,7 @@ class MlflowRegistry:
             params={clean(k): clean(v) for k, v in sorted(run.data.params.items())} if run else {},
             metrics={clean(k): float(v) for k, v in sorted(run.data.metrics.items())} if run else {},
             datasets=_hints(run),
+            run_seconds=_seconds(run),
         )
 
     def _origin(self, address: Version | Alias | Bare | Logged | RunArtifact, uri: str) -> _Origin:
@@ -360,19 +362,46 @@ class MlflowRegistry:
         return self._follow(self._origin(address, location).location, depth + 1)
 
     def _repository(self, location: str) -> Any:
-        """MLflow's reader of a remote place; raises UsageError for hosts that nobody configured."""
+        """MLflow's reader of a remote place; raises UsageError for places that nobody configured."""
         _quiet()
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        place = urlsplit(location)
-        known = {urlsplit(uri).hostname for uri in (self.tracking, self.models)}
-        if place.scheme in ("http", "https", "ftp", "sftp") and place.hostname not in known:
-            raise UsageError(
-                f"the model's files are at {clean(redact(location), 200)}, a host that is not configured",
-                "register the model with its files in the registry's own artifact store",
-            )
+        self._check_place(location)
         with _asking(location):
             return get_artifact_repository(location, tracking_uri=self.tracking, registry_uri=self.models)
+
+    def _check_place(self, location: str) -> None:
+        """Raise UsageError unless files there belong to the registry: MLflow sends its credentials to whoever is named.
+
+        The registry's own servers (scheme, host and port), and the kind of store that its default experiment is in.
+        """
+        if _local(location) is not None:
+            return
+        scheme = urlsplit(location).scheme
+        if scheme in ("http", "https", "mlflow-artifacts"):
+            known = {_endpoint(uri) for uri in (self.tracking, self.models)} - {None}
+            trusted = _endpoint(_resolved(location, self.tracking)) in known
+        elif scheme == "dbfs" and not urlsplit(location).netloc:
+            trusted = any(uri.partition(":")[0].startswith("databricks") for uri in (self.tracking, self.models))
+        else:
+            trusted = _store(location) == _store(self._root())
+        if not trusted:
+            raise UsageError(
+                f"the files are at {clean(redact(location), 200)}, a host or store that is not configured",
+                "keep the files in the registry's own artifact store",
+            )
+
+    def _root(self) -> str:
+        """Where the default experiment's files lie, which whoever runs the registry decides; "" if it does not say."""
+        from mlflow.exceptions import MlflowException
+
+        with _asking(self.tracking):
+            try:
+                return str(self._client.get_experiment("0").artifact_location)
+            except MlflowException as error:
+                if _is_missing(error) or _is_forbidden(error):
+                    return ""
+                raise
 
     def _is_model(self, location: str) -> bool:
         folder = _local(location)
@@ -460,6 +489,10 @@ class MlflowRegistry:
         if run_id is None:
             return Recorded(None, tuple(refused))
         write("the evidence", lambda: self._log(run_id, candidate, report))
+        try:
+            write("the report", lambda: self._log_files(run_id, report))
+        except UsageError as error:
+            refused.append(f"the report was not recorded: {error.what}")
         if candidate.name is not None and candidate.version is not None:
             name, version = candidate.name, candidate.version
             for key, value in verdict_tags(report, run_id).items():
@@ -518,6 +551,10 @@ class MlflowRegistry:
             self._client.log_batch(run_id, metrics=metrics[start : start + 500])
         for start in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[start : start + 100])
+
+    def _log_files(self, run_id: str, report: RecordedReport) -> None:
+        """Raises UsageError if somebody made the experiment with its files at a place of their own."""
+        self._check_place(str(self._client.get_run(run_id).info.artifact_uri))
         for file in report.files:
             self._client.log_artifact(run_id, str(file), "privacy-gate")
 
@@ -561,6 +598,43 @@ def _local(location: str) -> Path | None:
     return None if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", location) else Path(location)
 
 
+def _resolved(location: str, tracking: str) -> str:
+    """The address that MLflow makes of a location on a server; "" if it can make none."""
+    if not location.startswith("mlflow-artifacts:"):
+        return location
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    try:
+        return str(MlflowArtifactsRepository.resolve_uri(location, tracking))
+    except (MlflowException, ValueError):
+        return ""
+
+
+def _endpoint(uri: str) -> tuple[str, str, int] | None:
+    """(scheme, host, port) of a server; None for anything that two parsers could read as two different hosts."""
+    if re.search(r"[\\\s\x00-\x1f\x7f]", uri):
+        return None
+    match = re.fullmatch(
+        r"(https?)://(?:[^@/?#]*@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{0,5}))?(?:[/?#].*)?", uri
+    )
+    if match is None:
+        return None
+    scheme, host, port = match.groups()
+    return scheme, host.lower(), int(port or (443 if scheme == "https" else 80))
+
+
+def _store(location: str) -> tuple[str, str] | None:
+    """What credentials for a store depend on; None for no store. The endpoint of a bucket is not the location's to say.
+
+    abfss, wasbs, hdfs, r2, b2, sftp and ftp name the host that is spoken to in the location itself.
+    """
+    if "\\" in location or _local(location) is not None:
+        return None
+    place = urlsplit(location)
+    return place.scheme, "" if place.scheme in ("s3", "gs") else place.netloc
+
+
 def _hints(run: Any | None) -> tuple[DatasetHint, ...]:
     inputs = [] if run is None or run.inputs is None else run.inputs.dataset_inputs
     return tuple(
@@ -569,9 +643,33 @@ def _hints(run: Any | None) -> tuple[DatasetHint, ...]:
             context=clean(next((tag.value for tag in item.tags if tag.key == "mlflow.data.context"), "")),
             source_type=clean(item.dataset.source_type),
             digest=clean(item.dataset.digest),
+            rows=_rows(item.dataset.profile),
         )
         for item in inputs
     )
+
+
+def _rows(profile: str | None) -> int | None:
+    """How many records a dataset's profile tells of: tables have `num_rows`, arrays the shape of their features."""
+    try:
+        told = json.loads(profile or "null")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict):
+        return None
+    shape = told.get("features_shape")
+    if isinstance(shape, dict):  # several arrays, all of one length
+        shape = next(iter(shape.values()), None)
+    rows = told.get("num_rows", shape[0] if isinstance(shape, list) and shape else None)
+    return rows if isinstance(rows, int) and not isinstance(rows, bool) and rows >= 0 else None
+
+
+def _seconds(run: Any | None) -> float | None:
+    """How long a run took; MLflow counts milliseconds."""
+    if run is None or run.info.start_time is None or not run.info.end_time:
+        return None
+    taken = run.info.end_time - run.info.start_time
+    return taken / 1000 if taken >= 0 else None
 
 
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:

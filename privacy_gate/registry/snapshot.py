@@ -260,19 +260,23 @@ _GENERATIVE = frozenset(
 )
 _FORECASTING = frozenset({"prophet", "pmdarima", "diviner"})
 _OTHER = {"statsmodels": "statistical", "johnsnowlabs": "generative", "crate": "R"}
-_LOADERS = frozenset({"mlflow.pytorch", "mlflow.lightgbm", "mlflow.xgboost"})
-_INERT = frozenset({".pt2", ".lgb", ".ubj", ".json", ".yaml", ".txt", ".md"})
+_LOADERS = ("mlflow.pytorch", "mlflow.lightgbm", "mlflow.xgboost")
+# Not .pt2: torch.export.load evaluates the expressions for sizes that such a file holds.
+_INERT = frozenset({".lgb", ".ubj", ".json", ".yaml", ".txt", ".md"})
+
+# What PyYAML lets through of a date, number or tag that is none (`2024-99-99`, `!!int ""`, `!!bool x`, `!!timestamp x`).
+_YAML_LEAKS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def read_mlmodel(folder: Path) -> MLmodel:
-    """The MLmodel file of a model folder; raises CandidateNotFound if there is none."""
+    """The MLmodel file of a model folder; raises CandidateNotFound if there is none, UsageError if it is junk."""
     try:
         told = yaml.safe_load((folder / MLMODEL).read_bytes())
     except FileNotFoundError:
         raise CandidateNotFound(
             f"{clean(folder)}: no MLflow model there (it has no {MLMODEL} file)", "log it with log_model()"
         ) from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, yaml.YAMLError, *_YAML_LEAKS) as error:
         raise UsageError(f"{clean(folder)}: its {MLMODEL} file cannot be read", "log the model again") from error
     if not isinstance(told, dict) or not isinstance(told.get("flavors"), dict):
         raise UsageError(f"{clean(folder)}: its {MLMODEL} file names no flavors", "log the model again")
@@ -329,7 +333,7 @@ def executes_code(mlmodel: MLmodel, folder: Path) -> bool:
     for settings in flavors(mlmodel).values():
         if any(settings.get(key) for key in ("code", "model_code_path")):
             return True
-        if settings.get("loader_module") not in {None, *_LOADERS}:
+        if settings.get("loader_module") not in (None, *_LOADERS):  # a tuple: what a stranger wrote may be unhashable
             return True
         if any(not _stays_inside(value, folder) for value in settings.values() if isinstance(value, str)):
             return True
@@ -339,7 +343,10 @@ def executes_code(mlmodel: MLmodel, folder: Path) -> bool:
 
 
 def _stays_inside(value: str, folder: Path) -> bool:
-    return (folder / value).resolve().is_relative_to(folder.resolve()) if "\0" not in value else False
+    try:
+        return (folder / value).resolve().is_relative_to(folder.resolve())
+    except ValueError:  # no path at all: a null character, half a surrogate pair
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,15 @@ def write(report: Report, folder: Path, formats: Iterable[str] = ()) -> dict[str
     return {form.name: folder / form.filename for form in (canonical, *others)}
 
 
+def clear(folder: Path) -> None:
+    """Remove the reports of an earlier run: a pass that stands where a later run ended with 2 would be read as its own.
+
+    Raises StorageFailed.
+    """
+    for form in CATALOG:
+        remove(folder / form.filename)
+
+
 def remove(path: Path) -> None:
     """Delete a file if it is there; raises StorageFailed."""
     try:

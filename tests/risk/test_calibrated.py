@@ -228,3 +228,24 @@ def test_improves_on_the_published_estimator_on_location30(reference_data):
     assert calibration["log_loss"] < 0.6 * 1.216
     assert calibration["brier"] < 0.213
     assert calibration["rmse_weighted"] < 0.236
+
+
+def test_the_axis_that_predicts_is_found_not_named():
+    """LiRA at chance, and modified entropy that names a few members: the risk must come from the latter."""
+    rng = np.random.default_rng(3)
+    n = 4000
+    member = np.arange(n) < n // 2
+    audit = Audit(member, np.zeros(n, dtype=np.int64), np.arange(n), ("a", "b"))
+    seen = Observations(
+        target={},
+        labels=audit.labels,
+        known=np.full(n, -1, dtype=np.int8),
+        persons=audit.persons,
+        classes=2,
+    )
+    telling = rng.normal(size=n) + 10.0 * (member & (rng.random(n) < 0.05))
+    scores = {"lira": rng.normal(size=n), "modified_entropy": telling}
+    found = estimate(RiskInput(target=seen, pool=None, scores=scores, audit=audit, seed=0))
+    named = telling > 5
+    assert found[named].mean() > 0.8
+    assert found[~named].mean() < 0.6

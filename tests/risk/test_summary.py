@@ -91,3 +91,15 @@ def test_certain_and_wrong_is_bad_but_finite():
 def test_refuses_one_sided_records(member):
     with pytest.raises(NotEvaluable, match="one kind"):
         summarise("x", np.array([0.1, 0.2]), audit_of(member))
+
+
+def test_persons_with_more_records_are_not_flagged_more_often():
+    """5 % of member records and 0.5 % of others reach the cut; the others have ten records each."""
+    rng = np.random.default_rng(0)
+    persons = np.concatenate([np.arange(4000), 4000 + np.arange(40_000) // 10])
+    member = np.arange(44_000) < 4000
+    scores = np.where(rng.random(44_000) < np.where(member, 0.05, 0.005), 0.9, 0.3)
+    audit = Audit(member, np.zeros(44_000, dtype=np.int64), persons, ("a", "b"), has_persons=True)
+    (high,) = [row for row in summarise("test", scores, audit).high if row.score == 0.8]
+    # Any-of-ten would flag 4.9 % of the others; sd of the excess of 4,000 against 4,000 persons: 0.0036.
+    assert high.attributable.value == pytest.approx(0.045, abs=4 * 0.0036)
