@@ -246,7 +246,9 @@ def prepare(request: CheckRequest, work: Path, parts: Known, watch: Progress) ->
     watch.stage(f"scoring {dataset.audited:,} records with {candidate.resolved_uri} in a process of its own")
     # In an order that tells nothing: members first would tell a model whom it is asked about, batch by batch.
     order = np.random.default_rng([_ORDER_STREAM, _seed(request)]).permutation(dataset.audited)
-    description, scored = examine(candidate, take(dataset.features, order), work, kind=config.output)
+    description, scored = examine(
+        candidate, take(dataset.features, order), work, kind=config.output, logs=store_path(request) / "logs"
+    )
     target = replace(scored.outputs, values=scored.outputs.values[np.argsort(order)])
     parts.add(description=description)
     if dataset.twins:

@@ -8,22 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from privacy_gate.datamodel import Candidate
-from privacy_gate.pipeline import Prepared, Progress, Silent, known, prepare, settle, store_path
+from privacy_gate.datamodel import Candidate, DatasetHint
+from privacy_gate.manifest import Dataset
+from privacy_gate.pipeline import Progress, Silent, known, prepare, settle, store_path
 from privacy_gate.policy import decidability
 from privacy_gate.request import CheckRequest
 from privacy_gate.shadows.store import Store
 from privacy_gate.shadows.train import keys, usable_cores
 
-SECONDS_PER_SHADOW_UNKNOWN = None
+# What people call the records of training, and those held out; compared without case.
+_TRAINING = frozenset({"train", "training", "fit"})
+_HELD_OUT = frozenset({"eval", "evaluate", "evaluation", "test", "testing", "holdout", "heldout", "held-out"})
 
 
 @dataclass(frozen=True, slots=True)
 class Preview:
     """What would run.
 
-    rules        (rule id, decidable, sentence)
-    undecidable  blocking rules that these numbers of records cannot decide
+    minutes      to train what is missing, going by the training run's own time; None: it did not log it
+    rules        (rule id, whether it can pass, sentence)
+    undecidable  blocking rules that cannot pass with these numbers of records
     hints        what the training run says of its data, and whether the manifest agrees
     """
 
@@ -67,15 +71,22 @@ class Preview:
         for hint in self.hints:
             yield f"         {hint}"
         yield f"attacks  {', '.join(self.attacks)}"
-        time = "" if self.minutes is None else f", about {self.minutes:.1f} minutes"
         yield (
             f"shadows  {self.shadows} of {self.train_size:,} records each: {self.cached} in the store, "
-            f"{self.shadows - self.cached} to train with {self.jobs} workers{time}"
+            f"{self.shadows - self.cached} to train with {self.jobs} workers"
         )
+        if self.shadows > self.cached:
+            yield f"         {_time(self.minutes)}"
         for note in self.notes:
             yield f"         {note}"
         for _, decidable, sentence in self.rules:
             yield f"{'decides ' if decidable else 'CANNOT  '} {sentence}"
+
+
+def _time(minutes: float | None) -> str:
+    if minutes is None:
+        return "time unknown: the training run did not log its duration"
+    return f"about {minutes:.1f} minutes, going by the training run's own time"
 
 
 def preview(request: CheckRequest, progress: Progress | None = None) -> Preview:
@@ -92,9 +103,12 @@ def preview(request: CheckRequest, progress: Progress | None = None) -> Preview:
     finally:
         watch.close()
     persons = [len(np.unique(ready.audit.persons[side])) for side in (ready.audit.member, ~ready.audit.member)]
-    rules = tuple(decidability(policy, *persons))
     blocking = {rule.id for rule in policy.rules if rule.settings.action == "block"}
+    limits = sum(rule.id in blocking and hasattr(rule.settings, "max") for rule in policy.rules)
+    rules = tuple(decidability(policy, persons[0], persons[1], max(1, len(attacks) * limits)))
     count = 0 if ready.plan is None else len(ready.plan.member)
+    cached = count if ready.loaded else there
+    jobs = request.jobs or usable_cores()
     return Preview(
         model=ready.candidate.resolved_uri,
         digest=ready.candidate.digest,
@@ -109,25 +123,44 @@ def preview(request: CheckRequest, progress: Progress | None = None) -> Preview:
         nonmember_persons=persons[1],
         removed=dict(ready.dataset.removed),
         shadows=count,
-        cached=count if ready.loaded else there,
+        cached=cached,
         train_size=ready.dataset.train_size,
-        jobs=request.jobs or usable_cores(),
-        minutes=_minutes(ready.candidate, ready, count - (count if ready.loaded else there), request),
+        jobs=jobs,
+        minutes=_minutes(ready.candidate, count - cached, jobs),
         notes=ready.plan.notes if ready.plan else (),
-        hints=tuple(_hints(ready)),
+        hints=tuple(_hints(ready.candidate, ready.dataset)),
         rules=rules,
         undecidable=tuple(rule for rule, decidable, _ in rules if not decidable and rule in blocking),
     )
 
 
-def _minutes(candidate: Candidate, ready: Prepared, missing: int, request: CheckRequest) -> float | None:
+def _minutes(candidate: Candidate, missing: int, jobs: int) -> float | None:
     """The training run's own duration, where the registry knows it, times the shadows still to train."""
     if missing == 0:
         return 0.0
-    seconds = candidate.metrics.get("training_seconds")
-    return None if seconds is None else seconds * missing / (request.jobs or usable_cores()) / 60
+    seconds = candidate.run_seconds
+    return None if seconds is None else seconds * missing / jobs / 60
 
 
-def _hints(ready: Prepared) -> Iterator[str]:
-    for hint in ready.candidate.datasets:
-        yield f"the training run logged data set {hint.name!r} as {hint.context or 'input'} (a hint; not checked)"
+def _hints(candidate: Candidate, dataset: Dataset) -> Iterator[str]:
+    """What the training run said of its data, beside the manifest: never an error, contexts are free text."""
+    for hint in candidate.datasets:
+        said = f"the training run logged data set {hint.name!r} as {hint.context or 'input'}"
+        yield f"{said}: {_agreement(hint, dataset)}"
+
+
+def _agreement(hint: DatasetHint, dataset: Dataset) -> str:
+    rows = hint.rows
+    context = hint.context.strip().lower()
+    if rows is None:
+        return "its number of rows was not logged"
+    if context in _TRAINING:
+        side, least, most = "members", dataset.train_size, dataset.train_size
+    elif context in _HELD_OUT:
+        # The records that were left out may all have been non-members.
+        side, least, most = "non-members", dataset.nonmembers, dataset.nonmembers + sum(dataset.removed.values())
+    else:
+        return f"{rows:,} rows; a hint, not compared"
+    if least <= rows <= most:
+        return f"agrees ({rows:,} rows)"
+    return f"DIFFERS: {rows:,} rows logged, {least:,} {side} in the manifest"

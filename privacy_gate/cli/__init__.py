@@ -16,8 +16,13 @@ import typer
 from privacy_gate import __version__
 from privacy_gate.errors import ExitCode, GateError
 
-EXIT_CODES = """Exit codes: 0 pass · 1 the policy is violated · 2 usage, configuration or manifest ·
-3 the evaluation failed · 4 inconclusive or nothing evaluated · 130 interrupted.
+EXIT_CODES = """Exit codes:
+  0  pass
+  1  the policy is violated
+  2  usage, configuration or manifest
+  3  the evaluation failed
+  4  inconclusive, or nothing was evaluated
+130  interrupted
 --exit-zero turns only 1 into 0."""
 
 app = typer.Typer(

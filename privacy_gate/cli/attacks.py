@@ -31,10 +31,12 @@ def attacks(as_json: Annotated[bool, typer.Option("--json", help="For machines."
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("attack", "what it does", "threat models", "source"):
-        table.add_column(name, no_wrap=name == "attack")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
     for attack in CATALOG:
-        table.add_row(attack.id, attack.summary, ", ".join(map(str, attack.threat_models)), attack.paper)
-    Console().print(table)
+        table.add_row(Text(attack.id, style="bold"), Text(attack.summary))
+        table.add_row("", Text(f"{', '.join(map(str, attack.threat_models))} · {attack.paper}", style="dim"))
+    Console(highlight=False).print(table)

@@ -97,13 +97,10 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for a narrow column; – where nothing was measured."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
 def show_verdict(report: Report, paths: dict[str, str]) -> None:
     """The verdict, the rules that matter, and where the report is."""
+    from privacy_gate.reports import figures  # the same digits and units as in the files
+
     out = console()
     say = partial(out.print, soft_wrap=True)  # a log of 80 columns must not cut a path or a place in two
     verdict = report.verdict
@@ -121,13 +118,13 @@ def show_verdict(report: Report, paths: dict[str, str]) -> None:
             word = {"pass": "passes", "fail": effect, "inconclusive": f"undecided, {effect}"}.get(
                 rule.status, rule.status.replace("_", " ")
             )
-            bounds = "–" if rule.low is None or rule.high is None else f"{rule.low:.3f}–{rule.high:.3f}"
+            kind = figures.unit(rule.metric)
             table.add_row(
                 Text(clean(rule.id)),
                 Text(clean(rule.title)),
-                "–" if rule.limit is None else f"{rule.limit:g}",
-                number(rule.value),
-                bounds,
+                figures.amount(rule.limit, kind),
+                figures.amount(rule.value, kind, rule.limit),
+                Text(figures.bounds(rule.low, rule.high, kind, rule.limit)),
                 Text(f"{mark} {word}", style=style),
             )
         out.print(table)

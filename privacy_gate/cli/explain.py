@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from privacy_gate.policy import Rule
     from privacy_gate.reports.document import Attack as AttackRow
     from privacy_gate.reports.document import Interval, Report
+    from privacy_gate.reports.figures import Unit
     from privacy_gate.validity import ValidityCheck
 
 
@@ -30,10 +31,10 @@ def explain(
     ] = None,
 ) -> None:
     """Explain a rule, an attack or a validity check: meaning, formula, source of the limit, decision, mend."""
-    from privacy_gate.reports.document import parse
+    from privacy_gate.reports.document import read
 
     topic = find(name)
-    found = findings(topic, parse(_read(report))) if report is not None else []
+    found = findings(topic, read(_read(report))) if report is not None else []
     text = "\n".join(
         [f"# {topic.id}: {topic.title}" if topic.title else f"# {topic.id}", "", *topic.facts(), "", text_of(topic)]
     )
@@ -133,6 +134,7 @@ def _words_of(function: object) -> str:
 
 def _rule_facts(rule: Rule) -> list[str]:
     from privacy_gate.policy import PROFILES, resolve
+    from privacy_gate.policy.plan import limit_text
 
     facts = [rule.summary, ""]
     for profile in PROFILES:
@@ -141,17 +143,13 @@ def _rule_facts(rule: Rule) -> list[str]:
             facts.append(f"- {profile}: not in force")
             continue
         limit = getattr(in_force.settings, "max", None)
-        at_most = "" if limit is None else f"at most {_limit(limit, rule.unit)}, "
+        at_most = "" if limit is None else f"at most {limit_text(limit, rule.unit)}, "
         facts.append(f"- {profile}: {at_most}{_ACTIONS[in_force.settings.action]}")
     return facts
 
 
 _NOTES = re.compile(r" ?\((methods|DESIGN)\.md[^)]*\)")  # references of the source to papers that users do not have
 _ACTIONS = {"block": "blocks", "warn": "warns", "off": "off"}
-
-
-def _limit(limit: float, unit: str) -> str:
-    return f"{100 * limit:g} %" if unit == "percent" else f"{limit:g}"
 
 
 def _attack_facts(attack: Attack) -> list[str]:
@@ -184,14 +182,17 @@ def findings(topic: Topic, report: Report) -> list[str]:
 
 
 def _rule_lines(id: str, report: Report) -> list[str]:
+    from privacy_gate.reports import figures
+
     lines = []
     for rule in report.rules:
         if rule.id != id:
             continue
         lines.append(f"- status: {rule.status.value.replace('_', ' ')} ({_ACTIONS[rule.action]})")
         if rule.limit is not None:
-            low_high = f"between {_shown(rule.low)} and {_shown(rule.high)}"
-            lines.append(f"- measured: {_shown(rule.value)}, {low_high}; limit {rule.limit:g}")
+            kind = figures.unit(rule.metric)
+            value, limit = figures.amount(rule.value, kind, rule.limit), figures.amount(rule.limit, kind)
+            lines.append(f"- measured: {value} {figures.bounds(rule.low, rule.high, kind, rule.limit)}; limit {limit}")
         if rule.cell:
             lines.append(f"- decided by: {rule.cell}")
         lines.append(f"- reason: {rule.reason}")
@@ -200,9 +201,13 @@ def _rule_lines(id: str, report: Report) -> list[str]:
             lines.append(f"- would decide: about {needed.replace('nonmembers', 'non-members')}")
         if rule.location is not None:
             lines.append(f"- set in: {rule.location.file}:{rule.location.line}")
-        measured = [
-            f"  - {_who(a)}: {_interval(i)}" for a in report.attacks if (i := _part(a, rule.metric)) is not None
-        ]
+        # A ranking is the same whatever the scope of the threshold: said once, with all the scopes it stands for.
+        forms: dict[tuple[str, str], list[AttackRow]] = {}
+        for attack in report.attacks:
+            if (part := _part(attack, rule.metric)) is not None:
+                who = f"{attack.id}, {attack.threat_model.value}"
+                forms.setdefault((who, _interval(part, figures.unit(rule.metric))), []).append(attack)
+        measured = [f"  - {who}{_scopes(rows)}: {shown}" for (who, shown), rows in forms.items()]
         lines += ["- of every attack (bounds not corrected for their number):", *measured] if measured else []
     return lines
 
@@ -218,6 +223,8 @@ def _part(attack: AttackRow, metric: str) -> Interval | None:
 
 
 def _attack_lines(id: str, report: Report) -> list[str]:
+    from privacy_gate.reports.figures import rate_name
+
     lines = []
     for attack in report.attacks:
         if attack.id != id:
@@ -225,10 +232,12 @@ def _attack_lines(id: str, report: Report) -> list[str]:
         if attack.metrics is None:
             lines.append(f"- {_who(attack)}: {attack.status}: {attack.reason or ''}".rstrip(": "))
             continue
-        shown = [f"accuracy {_interval(attack.metrics.accuracy)}"]
+        shown = [f"accuracy {_interval(attack.metrics.accuracy, 'percent')}"]
         if attack.metrics.auc is not None:
-            shown.append(f"AUC {_interval(attack.metrics.auc)}")
-        shown += [f"TPR at FPR {fpr} {_interval(i)}" for fpr, i in attack.metrics.tpr_at_fpr.items()]
+            shown.append(f"AUC {_interval(attack.metrics.auc, 'decimal')}")
+        shown += [
+            f"TPR at {rate_name(fpr)} FPR {_interval(i, 'percent')}" for fpr, i in attack.metrics.tpr_at_fpr.items()
+        ]
         lines.append(f"- {_who(attack)}: {'; '.join(shown)}")
     return lines
 
@@ -240,14 +249,18 @@ def _check_lines(id: str, report: Report) -> list[str]:
 
 
 def _who(attack: AttackRow) -> str:
-    parts = [attack.id, attack.threat_model.value]
-    parts += [attack.threshold.value] if attack.threshold is not None else []
-    return ", ".join(parts) + ("" if attack.adaptive is not False else ", non-adaptive")
+    return f"{attack.id}, {attack.threat_model.value}{_scopes([attack])}"
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+def _scopes(rows: list[AttackRow]) -> str:
+    """What tells forms of an attack apart: the scopes of their thresholds, and whether they know the defence."""
+    scopes = dict.fromkeys(row.threshold.value for row in rows if row.threshold is not None)
+    non_adaptive = all(row.adaptive is False for row in rows)
+    parts = [" / ".join(scopes)] * bool(scopes) + ["non-adaptive"] * non_adaptive
+    return "".join(f", {part}" for part in parts)
 
 
-def _interval(interval: Interval) -> str:
-    return f"{_shown(interval.value)} [{_shown(interval.low)}, {_shown(interval.high)}]"
+def _interval(interval: Interval, kind: Unit) -> str:
+    from privacy_gate.reports import figures
+
+    return f"{figures.amount(interval.value, kind)} {figures.bounds(interval.low, interval.high, kind)}"

@@ -367,12 +367,13 @@ def _logged_training(params: Mapping[str, str]) -> dict[str, Any]:
 
 def _policy(wishes: Wishes, render: Callable[..., str]) -> str:
     from privacy_gate.policy import CATALOG, resolve
+    from privacy_gate.policy.plan import limit_text
 
     rules = []
     for rule in resolve(wishes.profile).rules:
         limit = getattr(rule.settings, "max", None)
         known = CATALOG[rule.id]
-        shown = "" if limit is None else f"{100 * limit:g} %" if known.unit == "percent" else f"{limit:g}"
+        shown = "" if limit is None else limit_text(limit, known.unit)
         rules.append({"id": rule.id, "title": known.title, "limit": shown, "action": rule.settings.action})
     name = re.match(r"models:/([^/@]+)", wishes.model or "")
     return render(

@@ -25,10 +25,14 @@ _FILE = typer.Argument(help="A policy file, or strict, standard, internal.", sho
 
 @policies.command(no_args_is_help=True)
 def validate(files: Annotated[list[Path], typer.Argument(help="Policy files.", show_default=False)]) -> None:
-    """Check policy files; every mistake is shown at its line. Ends with 2 if there is one."""
+    """Check policy files; every mistake is shown at its line. Ends with 2 if there is one.
+
+    A setting that allows more than what the file extends is a warning.
+    """
     from privacy_gate.cli.console import clean, console
     from privacy_gate.errors import ConfigError
     from privacy_gate.policy import resolve
+    from privacy_gate.policy.load import looser
 
     out = console()
     broken: list[ConfigError] = []
@@ -40,6 +44,9 @@ def validate(files: Annotated[list[Path], typer.Argument(help="Policy files.", s
             continue
         text = f"✔ {file}: {policy.name}, {len(policy.rules)} rules, sha256 {policy.digest}"
         out.print(clean(text), markup=False, soft_wrap=True)
+        for loose in looser(file):  # allowed, but nobody should find out from a pass
+            warning = f"{loose.file}:{loose.line}:{loose.column}: warning[{loose.code}]: {loose.message}"
+            out.print(clean(warning), style="yellow", markup=False, soft_wrap=True)
     if len(broken) == 1:
         raise broken[0]
     if broken:
@@ -117,6 +124,7 @@ def _table(policy: Policy) -> Table:
     from rich.text import Text
 
     from privacy_gate.policy import CATALOG
+    from privacy_gate.policy.plan import limit_text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("rule", "what", "limit", "action", "severity", "set in"):
@@ -126,7 +134,7 @@ def _table(policy: Policy) -> Table:
     for rule in policy.rules:
         known = CATALOG[rule.id]
         limit = getattr(rule.settings, "max", None)
-        shown = "" if limit is None else f"{100 * limit:g} %" if known.unit == "percent" else f"{limit:g}"
+        shown = "" if limit is None else limit_text(limit, known.unit)
         cells = (rule.id, known.title, shown, rule.settings.action, rule.settings.severity, _place(rule.location))
         table.add_row(*(Text(_clean(cell)) for cell in cells))
     return table

@@ -25,13 +25,13 @@ def report(
     """Render a report.json again, in any format, without computing anything."""
     from privacy_gate.errors import UsageError
     from privacy_gate.reports import CATALOG
-    from privacy_gate.reports.document import parse
+    from privacy_gate.reports.document import read
     from privacy_gate.storage import private_dir, write_text
 
     chosen = [CATALOG[name] for name in (formats or ["html", "markdown"])]
     if not source.is_file():
         raise UsageError(f"{source}: no such report", "give the path of a report.json")
-    document = parse(source.read_bytes())
+    document = read(source.read_bytes())
     if str(out) == "-":
         if len(chosen) != 1:
             raise UsageError("stdout takes one format", "name it with --format")

@@ -14,7 +14,7 @@ import typer
 from privacy_gate.cli import app
 
 if TYPE_CHECKING:
-    from privacy_gate.shadows.store import Store
+    from privacy_gate.shadows.store import Store, Stored
 
 shadows = typer.Typer(help="Train shadow models ahead of time; list, verify and prune the store.", no_args_is_help=True)
 app.add_typer(shadows, name="shadows")
@@ -36,14 +36,13 @@ def train(
     store: _Store = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As check will use it.", show_default=False)] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.", show_default=False)] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train what a check would train, and keep it; the check then finds it in the store."""
     from privacy_gate.build import build
     from privacy_gate.cli.console import ConsoleProgress, console
     from privacy_gate.pipeline import store_path, train_shadows
 
-    request = build(model=model, config=config, store=store, seed=seed, jobs=jobs, device=device)
+    request = build(model=model, config=config, store=store, seed=seed, jobs=jobs)
     trained, cached = train_shadows(request, ConsoleProgress())
     text = f"✔ {trained} shadows trained, {cached} were there already: {store_path(request)}"
     console().print(text, markup=False, soft_wrap=True)
@@ -63,7 +62,7 @@ def listed(
         typer.echo(json.dumps(rows, indent=2))
         return
     for entry in entries:
-        typer.echo(f"{entry.key}  {entry.size / 1e6:9.2f} MB  {_moment(entry.used)}")
+        typer.echo(_line(entry))
     _say(f"{len(entries)} shadows, {sum(e.size for e in entries) / 1e6:.1f} MB")
 
 
@@ -140,6 +139,11 @@ def _say(text: str) -> None:
     from privacy_gate.cli.console import console
 
     console().print(text, markup=False, soft_wrap=True)
+
+
+def _line(entry: Stored) -> str:
+    """A finished shadow in 80 columns; the whole key is in --json."""
+    return f"{entry.key[:40]}  {entry.size / 1e6:9.2f} MB  {_moment(entry.used)[:16].replace('T', ' ')} UTC"
 
 
 def _moment(seconds: float) -> str:

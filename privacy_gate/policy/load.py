@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,6 +105,18 @@ def resolve(policy: str | Path) -> Policy:
         equivalence=own.equivalence,
         files=files,
     )
+
+
+def looser(policy: str | Path) -> list[Diagnostic]:
+    """Settings of a resolvable policy that allow more than what it extends does: permitted, and worth a line each."""
+    merged = _Merged.of(_chain(policy))
+    found: dict[Trail, Diagnostic] = {}
+    above = merged.parent
+    while above is not None:  # the nearest first: one line for what several ancestors say
+        for trail, finding in merged.loosened(above):
+            found.setdefault(trail, finding)
+        above = above.parent
+    return list(found.values())
 
 
 # --- the chain ------------------------------------------------------------------------------------------------------
@@ -236,7 +250,9 @@ class _Merged:
             except ValidationError as error:
                 for detail in error.errors(include_url=False, include_input=False):
                     setter = self.setters.get(("rules", id, *detail["loc"][:1]), document)
-                    found += setter.explain([detail], CATALOG[id].settings, ("rules", id))
+                    found += _percentage(setter, ("rules", id, *detail["loc"][:1])) or setter.explain(
+                        [detail], CATALOG[id].settings, ("rules", id)
+                    )
                 continue
             rules.append(RuleInForce(id, settings, document.location(("rules", id))))
             found += self._below_the_floor(id, settings)
@@ -249,6 +265,25 @@ class _Merged:
         unsaid = [rule for rule in CATALOG if rule.always and rule.id not in self.rules]
         rules += [RuleInForce(rule.id, rule.settings(), None) for rule in unsaid]
         return sorted(rules, key=lambda rule: rule.id), found + self._looser_levels()
+
+    def loosened(self, above: _Merged) -> Iterator[tuple[Trail, Diagnostic]]:
+        """Every setting that allows more than it does in `above`, and what to say of it."""
+        for id in sorted(self.rules):
+            now, then = self.settings(id), above.settings(id)
+            if now is None or then is None:
+                continue
+            where = _named(above.setters["rules", id])
+            for key in now.loosened(then):
+                trail: Trail = ("rules", id, key)
+                document = self.setters.get(trail, self.setters["rules", id])
+                message = f"{getattr(now, key)} is looser than {getattr(then, key)} in {where}"
+                yield trail, document.finding(trail, "looser", message, at_value=True)
+        before, after = _levels(above.values), _levels(self.values)
+        if above.rules and before is not None and after is not None:
+            for trail in _loosened_levels(before, after):
+                if trail in self.setters:
+                    message = f"is looser than in what {_named(self.setters[trail])} extends"
+                    yield trail, self.setters[trail].finding(trail, "looser", message, at_value=True)
 
     def _below_the_floor(self, id: str, settings: RuleSettings) -> list[Diagnostic]:
         ancestor = self.parent
@@ -273,15 +308,10 @@ class _Merged:
             floors = [id for id in ancestor.rules if (s := ancestor.settings(id)) is not None and s.floor]
             before, after = _levels(ancestor.values), _levels(self.values)
             if floors and before is not None and after is not None:
-                looser = {
-                    ("alpha", "pass"): after.alpha.to_pass > before.alpha.to_pass,
-                    ("alpha", "fail"): after.alpha.to_fail < before.alpha.to_fail,
-                    ("equivalence",): before.equivalence and not after.equivalence,
-                }
                 found = [
                     self.setters[trail].finding(trail, "floor", f"is looser than {floors[0]}'s floor", at_value=True)
-                    for trail, is_looser in looser.items()
-                    if is_looser and trail in self.setters
+                    for trail in _loosened_levels(before, after)
+                    if trail in self.setters
                 ]
             ancestor = ancestor.parent
         return found
@@ -295,6 +325,36 @@ class _Merged:
     def _origin(self, trail: Trail) -> Location | None:
         setter = self.setters.get(trail)
         return None if setter is None else setter.location(trail)
+
+
+_PERCENT = re.compile(r"\s*(\d{1,3}(?:\.\d{1,6})?)\s*%\s*")
+
+
+def _percentage(document: Document, trail: Trail) -> list[Diagnostic]:
+    """A number written as `5 %`: YAML reads text; a more helpful answer than "not a number"."""
+    value: Any = document.tree
+    for part in trail:
+        value = value.get(part) if isinstance(value, dict) else None
+    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return []
+    share = Decimal(match[1]).scaleb(-2).normalize()
+    return [document.finding(trail, "percent", f"{value.strip()!r} is text to YAML: write {share:f}", at_value=True)]
+
+
+def _named(document: Document) -> str:
+    """What a person calls a policy: its name, else its file."""
+    name = document.tree.get("name")
+    return str(name) if isinstance(name, str) and name else Path(document.file).stem
+
+
+def _loosened_levels(before: PolicyFile, after: PolicyFile) -> list[Trail]:
+    looser: dict[Trail, bool] = {
+        ("alpha", "pass"): after.alpha.to_pass > before.alpha.to_pass,
+        ("alpha", "fail"): after.alpha.to_fail < before.alpha.to_fail,
+        ("equivalence",): before.equivalence and not after.equivalence,
+    }
+    return [trail for trail, is_looser in looser.items() if is_looser]
 
 
 def _levels(values: Mapping[str, Any]) -> PolicyFile | None:

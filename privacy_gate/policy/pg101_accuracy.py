@@ -12,11 +12,12 @@ from privacy_gate.policy.examples import evidence, result
     id="PG101",
     title="attack accuracy",
     metric="attack.accuracy",
+    unit="percent",
     settings=LimitSettings,
     needed=needed_for_accuracy,
     example_pass=evidence(),
     example_fail=evidence([result("correctness"), result("lira", accuracy=0.75)]),
 )
 def attack_accuracy(settings: LimitSettings, evidence: Evidence) -> Measured:
-    """Balanced accuracy of every attack, at even odds; guessing gives 0.50."""
+    """Balanced accuracy of every attack, at even odds; guessing gives 50 %."""
     return decision_cells(evidence, settings.max, lambda result: result.accuracy)

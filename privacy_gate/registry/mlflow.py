@@ -377,14 +377,15 @@ class MlflowRegistry:
         """
         if _local(location) is not None:
             return
-        scheme = urlsplit(location).scheme
+        scheme = location.partition(":")[0].lower()
         if scheme in ("http", "https", "mlflow-artifacts"):
             known = {_endpoint(uri) for uri in (self.tracking, self.models)} - {None}
             trusted = _endpoint(_resolved(location, self.tracking)) in known
-        elif scheme == "dbfs" and not urlsplit(location).netloc:
+        elif _store(location) == ("dbfs", ""):
             trusted = any(uri.partition(":")[0].startswith("databricks") for uri in (self.tracking, self.models))
         else:
-            trusted = _store(location) == _store(self._root())
+            store = _store(location)
+            trusted = store is not None and store == _store(self._root())
         if not trusted:
             raise UsageError(
                 f"the files are at {clean(redact(location), 200)}, a host or store that is not configured",
@@ -606,22 +607,19 @@ def _resolved(location: str, tracking: str) -> str:
     from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 
     try:
-        return str(MlflowArtifactsRepository.resolve_uri(location, tracking))
+        return str(MlflowArtifactsRepository.resolve_uri(location, tracking))  # type: ignore[no-untyped-call]
     except (MlflowException, ValueError):
         return ""
 
 
 def _endpoint(uri: str) -> tuple[str, str, int] | None:
     """(scheme, host, port) of a server; None for anything that two parsers could read as two different hosts."""
-    if re.search(r"[\\\s\x00-\x1f\x7f]", uri):
-        return None
-    match = re.fullmatch(
-        r"(https?)://(?:[^@/?#]*@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{0,5}))?(?:[/?#].*)?", uri
-    )
+    host = r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]"
+    match = re.fullmatch(rf"(https?)://(?:[^@/?#\\\s]*@)?({host})(?::(\d{{0,5}}))?(?:[/?#].*)?", uri)
     if match is None:
         return None
-    scheme, host, port = match.groups()
-    return scheme, host.lower(), int(port or (443 if scheme == "https" else 80))
+    scheme, name, port = match.groups()
+    return scheme, name.lower(), int(port or (443 if scheme == "https" else 80))
 
 
 def _store(location: str) -> tuple[str, str] | None:
@@ -629,10 +627,11 @@ def _store(location: str) -> tuple[str, str] | None:
 
     abfss, wasbs, hdfs, r2, b2, sftp and ftp name the host that is spoken to in the location itself.
     """
-    if "\\" in location or _local(location) is not None:
+    match = re.match(r"([a-z0-9+.-]+):(?://([^/?#\\\s]*)(?=[/?#]|$))?", location)
+    if match is None or _local(location) is not None:
         return None
-    place = urlsplit(location)
-    return place.scheme, "" if place.scheme in ("s3", "gs") else place.netloc
+    scheme, authority = match.groups()
+    return scheme, "" if scheme in ("s3", "gs") else authority or ""
 
 
 def _hints(run: Any | None) -> tuple[DatasetHint, ...]:

@@ -264,7 +264,7 @@ _LOADERS = ("mlflow.pytorch", "mlflow.lightgbm", "mlflow.xgboost")
 # Not .pt2: torch.export.load evaluates the expressions for sizes that such a file holds.
 _INERT = frozenset({".lgb", ".ubj", ".json", ".yaml", ".txt", ".md"})
 
-# What PyYAML lets through of a date, number or tag that is none (`2024-99-99`, `!!int ""`, `!!bool x`, `!!timestamp x`).
+# What PyYAML lets through of a date, number or tag that is none (2024-99-99, !!int "", !!bool x, !!timestamp x).
 _YAML_LEAKS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 

@@ -371,7 +371,7 @@ def problem(error: BaseException) -> doc.Problem:
     return doc.Problem(
         type=type(error).__name__,
         what="an unexpected error ended the evaluation",
-        hint="set PRIVACY_GATE_DEBUG=1 for the stack trace, and report it",
+        hint="--debug shows the stack trace; please report it",
     )
 
 

@@ -15,6 +15,7 @@ from privacy_gate.reports import figures
 from privacy_gate.reports.document import Attack, Histogram, ReliabilityBin, Roc, Rule
 
 LETTERS = "ABCDE"  # one per curve, with its own colour and dash pattern
+LEGEND_RATE = 0.01
 TABLE_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -59,6 +60,7 @@ class Curve:
     x: float
     y: float
     at_rates: tuple[float | None, ...]  # TPR at TABLE_RATES; None where the curve does not reach that low
+    legend: float | None  # TPR at LEGEND_RATE: as printed beside the chart, else read off the curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,12 @@ def _log(value: float, decades: float) -> float:
     return min(1.0, max(0.0, 1 + math.log10(max(value, 1e-12)) / decades))
 
 
-def roc(attacks: Sequence[Attack]) -> RocChart | None:
-    """The curves of at most five attacks, as given; None without any."""
+def roc(attacks: Sequence[Attack], table: Sequence[Attack] = ()) -> RocChart | None:
+    """The curves of at most five attacks, as given; None without any.
+
+    Where `table`, the forms that are printed beside the chart, has a TPR at 1 %, that number is the legend's, too: the
+    thinned curve alone would say a little less.
+    """
     drawn = [attack for attack in attacks if attack.roc is not None and attack.roc.fpr][: len(LETTERS)]
     if not drawn:
         return None
@@ -91,9 +97,13 @@ def roc(attacks: Sequence[Attack]) -> RocChart | None:
     decades = min(5.0, max(2.0, -math.log10(lowest)))
     frame = Frame(420, 400, 62, 408, 12, 352)
     ticks = [Tick(_log(10.0**-power, decades), f"{10.0 ** (2 - power):g} %") for power in range(int(decades), -1, -1)]
-    curves = tuple(_curve(letter, attack, frame, decades) for letter, attack in zip(LETTERS, drawn, strict=False))
-    best = max(curves, key=lambda c: c.at_rates[3] or 0.0)
-    reached = best.at_rates[3]
+    printed = {attack.id: attack for attack in table}
+    curves = tuple(
+        _curve(letter, attack, printed.get(attack.id, attack), frame, decades)
+        for letter, attack in zip(LETTERS, drawn, strict=False)
+    )
+    best = max(curves, key=lambda c: c.legend or 0.0)
+    reached = best.legend
     summary = (
         "No curve reaches down to a false-positive rate of 1 %."
         if reached is None
@@ -109,8 +119,14 @@ def roc(attacks: Sequence[Attack]) -> RocChart | None:
     )
 
 
-def _curve(letter: str, attack: Attack, frame: Frame, decades: float) -> Curve:
-    line = attack.roc
+def _measured(attack: Attack, rate: float) -> float | None:
+    """The attack's TPR at exactly that rate, if it was measured."""
+    rates = {} if attack.metrics is None else attack.metrics.tpr_at_fpr
+    return next((found.value for key, found in rates.items() if math.isclose(float(key), rate)), None)
+
+
+def _curve(letter: str, attack: Attack, printed: Attack, frame: Frame, decades: float) -> Curve:
+    line, exact = attack.roc, _measured(printed, LEGEND_RATE)
     assert line is not None
     places = [
         (frame.x(_log(f, decades)), frame.y(_log(t, decades)))
@@ -125,6 +141,7 @@ def _curve(letter: str, attack: Attack, frame: Frame, decades: float) -> Curve:
         " ".join(f"{x:g},{y:g}" for x, y in places),
         *at,
         tuple(tpr_at(line, rate) for rate in TABLE_RATES),
+        tpr_at(line, LEGEND_RATE) if exact is None else exact,
     )
 
 

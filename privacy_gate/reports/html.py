@@ -25,7 +25,8 @@ def _printed(value: Any) -> Any:
         return figures.DASH
     if type(value) is not str:  # Markup is made of cleaned, escaped parts
         return value
-    return _LOOSE_PERCENT.sub(figures.PERCENT, figures.clean(value))
+    # In one line: no text of strangers may begin a line of a log, where `::` is a command.
+    return _LOOSE_PERCENT.sub(figures.PERCENT, figures.clean(value).replace("\n", " "))
 
 
 def _sections(report: Report, seen: dict[str, Any]) -> list[tuple[str, str]]:
@@ -84,7 +85,7 @@ def render(report: Report) -> str:
             style=Markup(style),  # noqa: S704 - our own file; its digest stands in the policy above it
             style_hash=f"sha256-{digest}",
             contents=_sections(report, seen),
-            roc=charts.roc(view.curves(report)),
+            roc=charts.roc(view.curves(report), view.worst(report)),
             table_rates=charts.TABLE_RATES,
             distributions=[charts.histogram(counts) for counts in report.distributions],
             high=view.headline_risk(risk),

@@ -2,6 +2,9 @@
 
 The child has a clean environment, no terminal, a session of its own and a time limit. It is not yet a jail: it may
 read what its user may read and open connections. What it answers is checked here as if an attacker had written it.
+
+What a model says when it fails may quote records: errors name the kind and the place of a failure, and the model's own
+words go to a private log. A log of a failure is kept in `logs`, if a folder for it is given.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -35,8 +39,9 @@ from privacy_gate.errors import (
     WorkerDied,
 )
 from privacy_gate.features import Features
+from privacy_gate.sandbox.environment import clean_environment
 from privacy_gate.sandbox.outputs import Kind, checked
-from privacy_gate.sandbox.untrusted import clean, last_line
+from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.storage import private_dir
 
 __all__ = ["Scored", "describe", "examine", "score"]
@@ -44,11 +49,7 @@ __all__ = ["Scored", "describe", "examine", "score"]
 BATCH = 1024  # rows in a batch; the first one is scored twice
 SAME = 1e-6  # two answers to one batch that differ by more come from a model that throws dice
 _META_LIMIT = 64 << 20
-
-# Everything else stays out: tokens, credentials, proxies, PYTHON* and MLFLOW_* settings.
-_PASSED = frozenset({"PATH", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "TZ"})
-_PASSED_PREFIXES = ("LC_", "OPENBLAS_")
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_GRACE = 10.0  # seconds in which the watcher must have ended what the model started
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,28 +68,42 @@ class Scored:
     log: Path
 
 
-def describe(candidate: Candidate, workdir: Path, *, timeout: float = 600.0) -> Description:
+def describe(candidate: Candidate, workdir: Path, *, timeout: float = 600.0, logs: Path | None = None) -> Description:
     """Load the candidate in a process of its own and ask what it is; refuses regressors."""
-    with _job(workdir) as job:
+    with _job(workdir, logs) as job:
         return _described(candidate, _run(candidate, None, job, "auto", timeout), job)
 
 
 def score(
-    candidate: Candidate, features: Features, workdir: Path, *, kind: Kind = "auto", timeout: float = 600.0
+    candidate: Candidate,
+    features: Features,
+    workdir: Path,
+    *,
+    kind: Kind = "auto",
+    timeout: float = 600.0,
+    logs: Path | None = None,
 ) -> Scored:
     """Score `features` in a process of its own; `examine` without the description."""
-    return examine(candidate, features, workdir, kind=kind, timeout=timeout)[1]
+    return examine(candidate, features, workdir, kind=kind, timeout=timeout, logs=logs)[1]
 
 
 def examine(
-    candidate: Candidate, features: Features, workdir: Path, *, kind: Kind = "auto", timeout: float = 600.0
+    candidate: Candidate,
+    features: Features,
+    workdir: Path,
+    *,
+    kind: Kind = "auto",
+    timeout: float = 600.0,
+    logs: Path | None = None,
 ) -> tuple[Description, Scored]:
     """Describe and score the candidate in one process.
 
+    workdir  holds training records while the child runs, and its log
+    logs     where the log goes if this fails; without it, it stays in `workdir`
     Raises UnsupportedModel (a regressor), DataError (wrong columns), ModelOutputUnusable (not a prediction),
     NotEvaluable (the same answer to everything), WorkerDied (no answer, or none in `timeout` seconds).
     """
-    with _job(workdir) as job:
+    with _job(workdir, logs) as job:
         meta = _run(candidate, features, job, kind, timeout)
         description = _described(candidate, meta, job)
         asked: Kind = "logits" if meta.get("kind") == "logits" else "probabilities"
@@ -110,27 +125,42 @@ class _Job:
     out: Path
     scratch: Path
     log: Path
+    keep: Path | None
 
     @property
     def hint(self) -> str:
-        return f"the model's own output is in {self.log}"
+        # Reports are shared: neither the model's words nor where this user's folders lie belong there.
+        place = f"{self.keep.name}/{self.log.name} in the store" if self.keep else f"{self.log.name} in the work folder"
+        return f"the model's own output is in {place}"
 
 
 @contextlib.contextmanager
-def _job(workdir: Path) -> Any:
+def _job(workdir: Path, logs: Path | None) -> Any:
     """A private folder for one child; only the log outlives it, since the rest holds training records."""
     private_dir(workdir)
     folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir=workdir))
+    log = workdir / f"{folder.name}.log"
     try:
-        yield _Job(folder, private_dir(folder / "out"), private_dir(folder / "scratch"), workdir / f"{folder.name}.log")
+        yield _Job(folder, private_dir(folder / "out"), private_dir(folder / "scratch"), log, logs)
+    except GateError:
+        if logs is not None and log.exists():
+            _keep(log, logs)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _keep(log: Path, logs: Path) -> None:
+    try:
+        shutil.move(log, private_dir(logs) / log.name)
+    except OSError as error:
+        raise StorageFailed(
+            f"the model's log cannot be kept: {error.strerror or type(error).__name__}", "free some space"
+        ) from error
+
+
 def _environment(candidate: Candidate, scratch: Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k in _PASSED or k.startswith(_PASSED_PREFIXES)}
-    kept |= dict.fromkeys(_ONE_THREAD, "1")
-    kept |= {"HOME": str(scratch), "TMPDIR": str(scratch), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    kept = clean_environment(os.environ, scratch)
     # A model that is classified as plain data must load as plain data, whatever its files say.
     kept["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true" if candidate.executes_code else "false"
     return kept
@@ -154,7 +184,7 @@ def _run(candidate: Candidate, features: Features | None, job: _Job, kind: Kind,
         code = _spawn(path, _environment(candidate, job.scratch), job, log, timeout)
     meta = _meta(job, code)
     if isinstance(error := meta.get("error"), dict):
-        raise _reported(error, job)
+        raise _reported(error, features, job)
     return meta
 
 
@@ -163,12 +193,18 @@ def _save(features: Features, stem: Path) -> Path:
         return tables.save(features, stem)
     except OSError as error:
         raise StorageFailed(f"{stem.parent}: {error.strerror or error}", "free some space") from error
-    except (ValueError, TypeError) as error:
-        raise DataError(f"the features cannot be handed over: {clean(error, 200)}", "use typed columns") from error
+    except (ValueError, TypeError, OverflowError) as error:  # its words quote the value that did not fit
+        raise DataError(
+            f"the features cannot be handed over ({type(error).__name__})", "give every column values of one type"
+        ) from error
 
 
 def _spawn(path: Path, environment: dict[str, str], job: _Job, log: IO[bytes], timeout: float) -> int:
-    """The child's exit code; its whole session is gone when this returns."""
+    """The child's exit code. On Linux, all that it started is gone when this returns, sessions of their own included.
+
+    The child watches over the model's process (see `child`). A model that stops or kills its watcher, which one user's
+    processes may do to each other, can still leave a process behind; elsewhere, so can one that leaves its session.
+    """
     child = subprocess.Popen(  # noqa: S603  # our own interpreter and module, a path of our own making
         [sys.executable, "-I", "-m", "privacy_gate.sandbox.child", str(path.absolute())],
         stdin=subprocess.DEVNULL,
@@ -186,10 +222,18 @@ def _spawn(path: Path, environment: dict[str, str], job: _Job, log: IO[bytes], t
             f"give it more time, or fewer records; {job.hint}",
         ) from error
     finally:
-        # Also after a normal end: a process that the model left behind could rewrite its answers while we read them.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Let the watcher end everything, then make sure of the watcher itself."""
+    if child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def _meta(job: _Job, code: int) -> Mapping[str, Any]:
@@ -198,9 +242,8 @@ def _meta(job: _Job, code: int) -> Mapping[str, Any]:
             meta = json.loads(stream.read(_META_LIMIT))
     except FileNotFoundError:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        said = last_line(job.log)
         raise WorkerDied(
-            f"the model's process ended without an answer ({how}){': ' + said if said else ''}",
+            f"the model's process ended without an answer ({how})",
             f"{'out of memory, perhaps; ' if code == -signal.SIGKILL else ''}{job.hint}",
         ) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -239,13 +282,31 @@ _REPORTABLE: Mapping[str, type[GateError]] = {
 }
 
 
-def _reported(error: Mapping[str, Any], job: _Job) -> GateError:
-    """The error that the child told of, in words that cannot harm a terminal."""
-    what, hint = clean(error.get("what", ""), 500), clean(error.get("hint", ""), 300)
+def _reported(error: Mapping[str, Any], features: Features | None, job: _Job) -> GateError:
+    """The error that the child told of: the gate's own words, or the kind and place of what the model raised."""
     kind = _REPORTABLE.get(str(error.get("class"))) if error.get("gate") is True else None
     if kind is None:
-        return ModelOutputUnusable(f"the model could not be loaded and scored: {what}", job.hint)
+        name, where = _name(error.get("class")) or "an error", _name(error.get("where"))
+        what = f"the model could not be loaded and scored: {name}{f' in {where}' if where else ''}"
+        return ModelOutputUnusable(what + _given(features), job.hint)
+    what, hint = clean(error.get("what", ""), 500), clean(error.get("hint", ""), 300)
     return kind(what, f"{hint}; {job.hint}" if hint else job.hint)
+
+
+def _name(told: Any) -> str:
+    """A dotted name, with file and line perhaps; "" for anything else that claims to be one."""
+    return (
+        told if isinstance(told, str) and re.fullmatch(r"[\w.<>-]{1,200}( \([\w.<>-]{1,100}:\d{1,7}\))?", told) else ""
+    )
+
+
+def _given(features: Features | None) -> str:
+    """What the gate itself knows of the columns, without a value of them."""
+    if features is None or features.ndim != 2:
+        return ""
+    dtypes = [features.dtype] * features.shape[1] if isinstance(features, np.ndarray) else list(features.dtypes)
+    numbers = sum(getattr(dtype, "kind", "O") in "biuf" for dtype in dtypes)
+    return f"; it was given {len(dtypes)} feature columns, {len(dtypes) - numbers} of them no numbers"
 
 
 def _described(candidate: Candidate, meta: Mapping[str, Any], job: _Job) -> Description:

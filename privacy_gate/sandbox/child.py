@@ -1,10 +1,13 @@
 """The process that a candidate is loaded in: `python -I -m privacy_gate.sandbox.child JOB.json`.
 
-It reads a job, writes `meta.json`, `outputs.npy` and `outputs_again.npy`, and keeps stdout and stderr for the log.
+It forks a worker and watches over it. The worker reads a job, writes `meta.json`, `outputs.npy` and
+`outputs_again.npy`; stdout and stderr are the log. When the worker ends, or the gate ends or says so (SIGTERM), the
+watcher kills all that the worker started: on Linux it is the parent that orphans fall to, whatever their session.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -18,16 +21,87 @@ from typing import Any
 from privacy_gate.errors import DataError, GateError
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
-def _confine(parent: int) -> None:
-    """Die with the gate, leave no core file behind, write nothing that others can read."""
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # the gate went away before the line above
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _follow(parent: int, last: signal.Signals) -> None:
+    """Get the signal `last` when `parent` ends."""
+    _prctl(_PR_SET_PDEATHSIG, last)
+    if os.getppid() != parent:  # it went away before the line above
         os._exit(1)
+
+
+# --- the watcher ----------------------------------------------------------------------------------------------------
+
+
+def watch(path: str) -> int:
+    """Run the job in a worker; its exit code, negative for the signal that ended it, once nothing of it is left."""
+    parent = json.loads(Path(path).read_text())["parent"]
+    os.umask(0o077)  # write nothing that others can read
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signals = {signal.SIGTERM, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    _follow(parent, signal.SIGTERM)
+    watcher = os.getpid()
+    worker = os.fork()
+    if worker == 0:
+        os.setsid()  # what the model sends to its own group must not reach the watcher
+        _follow(watcher, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        sys.exit(main(path))
+    status = None
+    while status is None and signal.sigwait(signals) != signal.SIGTERM:
+        status = _reap(worker)
+    _end_all(worker)
+    return 1 if status is None else os.waitstatus_to_exitcode(status)
+
+
+def _reap(worker: int) -> int | None:
+    """Bury whoever has died; the worker's status if it was among them."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == worker:
+            return status
+        if pid == 0:
+            return None
+
+
+def _end_all(worker: int) -> None:
+    """Kill child after child: the children of each fall to this process, until there is none."""
+    if sys.platform != "linux":  # orphans fall to another; the worker's own group is all that can be found
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker, signal.SIGKILL)
+        return
+    while True:
+        for pid in _children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    """The processes whose parent this one is: the second field after the name, which may hold anything, in stat."""
+    found, own = [], os.getpid()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            if int(stat.read_bytes().rpartition(b")")[2].split()[1]) == own:
+                found.append(int(stat.parent.name))
+    return found
+
+
+# --- the worker -----------------------------------------------------------------------------------------------------
 
 
 def run(job: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -71,29 +145,46 @@ def _score(model: Any, job: dict[str, Any], out: Path, meta: dict[str, Any]) -> 
     meta["kind"] = outputs.kind
 
 
+def _where(error: BaseException) -> str:
+    """Function, file and line that raised: no folder, which tells of people, and none of the error's own words."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    code = trace.tb_frame.f_code
+    module = trace.tb_frame.f_globals.get("__name__", "")
+    return f"{module}.{code.co_qualname} ({os.path.basename(code.co_filename)}:{trace.tb_lineno})"
+
+
 def main(path: str) -> int:
     """Run one job; 0 if meta.json holds an answer, 1 if it holds an error."""
     job = json.loads(Path(path).read_text())
-    _confine(job["parent"])
     out = Path(job["out"])
     code = 0
     try:
         meta = run(job, out)
-    except Exception as error:
+    except GateError as error:
         traceback.print_exc()
-        gate = isinstance(error, GateError)
-        meta = {
-            "error": {
-                "class": type(error).__name__,
-                "what": error.what if isinstance(error, GateError) else f"{type(error).__name__}: {error}",
-                "hint": error.hint if isinstance(error, GateError) else "",
-                "gate": gate,
-            }
-        }
+        meta = {"error": {"class": type(error).__name__, "what": error.what, "hint": error.hint, "gate": True}}
+        code = 1
+    except Exception as error:
+        traceback.print_exc()  # the only place for its words, which may quote a record
+        meta = {"error": {"class": type(error).__qualname__, "where": _where(error), "gate": False}}
         code = 1
     (out / "meta.json").write_text(json.dumps(meta, default=str))
     return code
 
 
+def _leave(code: int) -> None:
+    """End as the worker did, by the same signal if by one."""
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    _leave(watch(sys.argv[1]))

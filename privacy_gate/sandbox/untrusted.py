@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
-from pathlib import Path
 
 # Whole escape sequences first: what is left of "\x1b]0;title\x07" without its ESC would still be shown as text.
 _ESCAPES = re.compile(
@@ -24,12 +22,3 @@ def clean(text: object, limit: int | None = None) -> str:
     if limit is not None and len(plain) > limit:
         return plain[: limit - 1] + "…"
     return plain
-
-
-def last_line(log: Path, limit: int = 300) -> str:
-    """The last line of a log that says something; "" where there is none."""
-    with log.open("rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - 16_384))
-        lines = stream.read().decode("utf-8", "replace").splitlines()
-    return next((text for line in reversed(lines) if (text := clean(line, limit).strip())), "")

@@ -80,13 +80,16 @@ def locate(reference: str, folder: Path, key: str) -> Source:
 
 
 def failed(what: str, error: BaseException, folder: Path) -> RecipeFailed:
-    """RecipeFailed with the last line of the traceback and the innermost place in the user's own files."""
-    last = traceback.format_exception_only(error)[-1].strip()
+    """RecipeFailed with the exception's class and the innermost place in the user's own files.
+
+    Not its text: that may quote a training record, and belongs into the private log alone.
+    """
+    name = type(error).__name__
     if isinstance(error, SyntaxError):
-        return RecipeFailed(f"{what}: {last} ({error.filename}:{error.lineno})", "mend the recipe")
+        return RecipeFailed(f"{what}: {name} ({error.filename}:{error.lineno})", "mend the recipe")
     own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(folder)]
     where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return RecipeFailed(f"{what} raised {last}{where}", "mend the recipe, or run it by hand on a few records")
+    return RecipeFailed(f"{what} raised {name}{where}", "mend the recipe, or run it by hand on a few records")
 
 
 def _parse(path: Path) -> ast.Module:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import hashlib
+import math
 import os
 import platform
 import re
+import selectors
 import time
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -20,20 +20,14 @@ from typing import Any, Literal
 import numpy as np
 
 from privacy_gate import features as tables
-from privacy_gate.datamodel import Candidate, Description, Ints, Outputs, ShadowPlan
-from privacy_gate.errors import (
-    GateError,
-    ModelOutputUnusable,
-    NotEvaluable,
-    RecipeFailed,
-    StorageFailed,
-    WorkerDied,
-)
+from privacy_gate.datamodel import Bools, Candidate, Description, Ints, Outputs, ShadowPlan
+from privacy_gate.errors import GateError, NotEvaluable, RecipeFailed, StorageFailed, WorkerDied
 from privacy_gate.features import Features
 from privacy_gate.request import Recipe
-from privacy_gate.shadows import worker
+from privacy_gate.shadows.pool import Pool, Worker
 from privacy_gate.shadows.recipes import CATALOG, Context, choose
 from privacy_gate.shadows.store import FORMAT, Store, Trained
+from privacy_gate.shadows.worker import Order
 from privacy_gate.storage import sha256_of_json
 
 _POLL = 0.1  # seconds between two looks at the clock
@@ -51,6 +45,7 @@ class TrainingTask:
     labels        [U] class index
     kind          of the candidate's answers: shadows are read the same way
     numeric_path  how numbers are computed here: CPU features, threads, precision of matrix products
+    environment   settings for the workers
     """
 
     recipe: str
@@ -60,6 +55,7 @@ class TrainingTask:
     labels: Ints
     kind: Literal["auto", "logits", "probabilities"]
     numeric_path: Mapping[str, Any]
+    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +120,11 @@ def prepare(
         class_values=tuple(class_values),
     )
     identity = recipe.identity(context, description)
-    return TrainingTask(recipe.id, context, identity, features, labels, kind, numeric_path(tuned=recipe.tuned))
+    # A model that is classified as plain data must load as plain data, in a worker as in the sandbox.
+    plain = recipe.id == "clone" and candidate is not None and not candidate.executes_code
+    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"} if plain else {})
+    path = numeric_path(tuned=recipe.tuned)
+    return TrainingTask(recipe.id, context, identity, features, labels, kind, path, environment)
 
 
 def keys(plan: ShadowPlan, task: TrainingTask) -> list[str]:
@@ -183,9 +183,13 @@ def train(
     if missing:
         width = min(jobs or usable_cores(), len(missing))
         with store.workdir() as folder:
-            _Training(plan, task, _hand_over(plan, task, folder), store.log(), timeout, retries, keep).run(
-                missing, width
-            )
+            shape = len(task.labels), len(task.context.class_values)
+            order, log = _hand_over(plan, task, folder), store.log()
+            pool = Pool.of(order, folder, log, shape, task.environment)
+            try:
+                _Training(plan, task, pool, log, timeout, retries, keep).run(missing, width)
+            finally:
+                pool.close()
     ordered = [have[s] for s in range(len(names))]
     return Shadows(
         outputs=tuple(shadow.outputs for shadow in ordered),
@@ -197,11 +201,17 @@ def train(
     )
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity and its cgroup's quota, not what the machine has."""
-    import loky
-
-    return int(loky.cpu_count())
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: its affinity and its cgroup's quota (v2, else v1), not what the machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = map(int, " ".join((cgroup / name).read_text() for name in files).split())
+        except (OSError, ValueError):  # no such file, or the quota is "max"
+            continue
+        if quota > 0 and period > 0:
+            return max(1, min(cores, math.ceil(quota / period)))
+    return cores
 
 
 def numeric_path(*, tuned: bool) -> dict[str, Any]:
@@ -266,7 +276,7 @@ def _digest(array: np.ndarray[Any, Any]) -> str:
     return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()
 
 
-def _hand_over(plan: ShadowPlan, task: TrainingTask, folder: Path) -> worker.Order:
+def _hand_over(plan: ShadowPlan, task: TrainingTask, folder: Path) -> Order:
     """Write what workers read, once, into a private folder."""
     try:
         path = tables.save(task.features, folder / "features")
@@ -276,19 +286,10 @@ def _hand_over(plan: ShadowPlan, task: TrainingTask, folder: Path) -> worker.Ord
         raise StorageFailed(
             f"{folder}: {error.strerror or error}", "free some space, or choose another store"
         ) from error
-    return worker.Order(task.recipe, task.context, task.kind, path)
+    return Order(task.recipe, task.context, task.kind, path.absolute(), task.numeric_path)
 
 
 # --- workers --------------------------------------------------------------------------------------------------------
-
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"://[^/@\s]*:[^/@\s]*@")
-
-
-def worker_environment(own: Mapping[str, str]) -> dict[str, str]:
-    """What workers see differently: one thread each, and blanks where the gate has secrets."""
-    secrets = [k for k, v in own.items() if _SECRET_NAME.search(k) or _SECRET_VALUE.search(v)]
-    return {**dict.fromkeys(secrets, ""), "MLFLOW_DISABLE_TELEMETRY": "true", **worker.ONE_THREAD}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -297,7 +298,7 @@ class _Training:
 
     plan: ShadowPlan
     task: TrainingTask
-    order: worker.Order
+    pool: Pool
     log: Path
     timeout: float
     retries: int
@@ -309,8 +310,7 @@ class _Training:
         while waiting:
             alone = deque(self._round(waiting, width))
             self._count(deaths, alone)
-            # The pool cannot tell whose worker died, and takes the neighbours along. Trying them again one by one
-            # finds the culprit, and gives a shadow that needs all of the memory all of it.
+            # Once more, one by one: a shadow that needs all of the memory gets all of it.
             while alone:
                 died = self._round(alone, 1)
                 self._count(deaths, died)
@@ -322,118 +322,97 @@ class _Training:
         lost = sorted(s for s in died if deaths[s] > self.retries)
         if lost:
             raise WorkerDied(
-                f"the worker of shadow {' or '.join(map(str, lost))} died {self.retries + 1} times (out of memory?);"
+                f"the worker of shadow {' and '.join(map(str, lost))} died {self.retries + 1} times (out of memory?);"
                 " finished shadows are kept",
                 f"run again to go on; fewer --jobs need less memory; what workers printed is in {self.log}",
             )
 
     def _round(self, waiting: deque[int], width: int) -> list[int]:
-        """Take shadows from `waiting` until none is left, or a worker died: then those that it may have been at."""
-        from loky.process_executor import BrokenProcessPool
-
-        pool = self._pool(width)
-        running: dict[_Future, _Attempt] = {}
-        try:
-            while waiting or running:
-                while waiting and len(running) < width:
-                    attempt = _Attempt(waiting[0], self.order.features.with_name(f"started-{waiting[0]}"))
-                    attempt.marker.unlink(missing_ok=True)
-                    arguments = (self.order, attempt.shadow, int(self.plan.seeds[attempt.shadow]), attempt.marker)
-                    try:
-                        future = pool.submit(worker.run, *arguments)
-                    except BrokenProcessPool:  # broke since we last looked; those in flight will tell
-                        break
-                    running[future] = attempt
-                    waiting.popleft()
-                if not running:
-                    return []
-                done, _ = concurrent.futures.wait(
-                    running, timeout=_POLL, return_when=concurrent.futures.FIRST_COMPLETED
-                )
-                if died := self._collect(done, running):
-                    return sorted(died)
-                self._look_at_the_clock(running.values())
-        finally:
-            pool.shutdown(wait=True, kill_workers=True)
-        return []
-
-    def _collect(self, done: Iterable[_Future], running: dict[_Future, _Attempt]) -> list[int]:
-        """Keep what is finished; returns the shadows whose worker, or whose neighbour's worker, died."""
-        from loky.process_executor import BrokenProcessPool
-
+        """Take shadows from `waiting` until none is left, or a worker died: then those whose worker did."""
+        workers: list[Worker] = []
         died: list[int] = []
-        errors: list[GateError] = []
-        for future in sorted(done, key=lambda f: running[f].shadow):
-            shadow = running.pop(future).shadow
+        try:
+            while True:
+                while waiting and not died and sum(w.shadow is not None for w in workers) < width:
+                    self._give(workers, waiting[0])
+                    waiting.popleft()
+                busy = [w for w in workers if w.shadow is not None]
+                if not busy:
+                    return sorted(died)
+                died += self._collect(workers, _ready(busy))
+                self._look_at_the_clock(workers)
+        finally:
+            for worker in workers:
+                worker.end()
+
+    def _give(self, workers: list[Worker], shadow: int) -> None:
+        """To a worker without a shadow, else to a new one."""
+        for idle in [w for w in workers if w.shadow is None]:
+            if not idle.grown() and idle.give(self.pool.number(), shadow, int(self.plan.seeds[shadow])):
+                return
+            workers.remove(idle)
+            idle.end()
+        workers.append(worker := self.pool.worker())
+        if not worker.give(self.pool.number(), shadow, int(self.plan.seeds[shadow])):
+            # It ended at once. That must count, or another one would be started without end.
+            worker.shadow, worker.since = shadow, time.monotonic()
+
+    def _collect(self, workers: list[Worker], speaking: Iterable[Worker]) -> list[int]:
+        """Keep what is finished; returns the shadows whose worker died."""
+        died: list[int] = []
+        wrong: list[GateError] = []
+        for worker in sorted(speaking, key=lambda w: w.job):
+            shadow = worker.shadow
+            if shadow is None:
+                continue
             try:
-                self.keep(shadow, self._checked(shadow, future.result()))
-            except BrokenProcessPool:
+                if worker.listen():
+                    self.keep(shadow, self._trained(shadow, self.pool.answer(worker.job, shadow)))
+            except EOFError:
+                workers.remove(worker)
+                worker.end()
                 died.append(shadow)
             except StorageFailed:
                 raise
             except GateError as error:  # after the others are kept
-                errors.append(error)
-        if errors:
-            raise type(errors[0])(errors[0].what, f"{errors[0].hint}; what workers printed is in {self.log}")
-        if died and running:  # a broken pool ends all of its futures
-            rest, _ = concurrent.futures.wait(running)
-            died += self._collect(rest, running)
+                wrong.append(error)
+        if wrong:
+            hint = f"{wrong[0].hint}; what workers printed is in {self.log}".lstrip("; ")
+            raise type(wrong[0])(wrong[0].what, hint) from wrong[0]
         return died
 
-    def _checked(self, shadow: int, trained: Trained) -> Trained:
-        """Workers run the code of strangers: what they hand back is looked at again."""
-        shape = (len(self.task.labels), len(self.task.context.class_values))
-        values = trained.outputs.values
-        if values.shape != shape or values.dtype.kind != "f" or not np.isfinite(values).all():
-            raise ModelOutputUnusable(
-                f"shadow {shadow}: answers of shape {list(values.shape)} and type {values.dtype}, expected finite"
-                f" floats of shape {list(shape)}"
-            )
-        return trained
+    def _trained(self, shadow: int, outputs: Outputs) -> Trained:
+        member: Bools = self.plan.member[shadow]
+        correct: Bools = outputs.values.argmax(axis=1) == self.task.labels
+        return Trained(outputs, _mean(correct[member]), _mean(correct[~member]))
 
-    def _look_at_the_clock(self, attempts: Iterable[_Attempt]) -> None:
+    def _look_at_the_clock(self, workers: Iterable[Worker]) -> None:
         now = time.monotonic()
-        for attempt in attempts:
-            if attempt.started is None:
-                if attempt.marker.exists():
-                    attempt.started = now
-                elif now - attempt.submitted > _START_LIMIT:
-                    raise WorkerDied(
-                        f"no worker took shadow {attempt.shadow} within {_START_LIMIT:g} s",
-                        f"is the machine overloaded? what workers printed is in {self.log}",
-                    )
-            elif now - attempt.started > self.timeout:
+        for worker in workers:
+            if worker.shadow is None:
+                continue
+            if not worker.ready and now - worker.since > _START_LIMIT:
+                raise WorkerDied(
+                    f"no worker took shadow {worker.shadow} within {_START_LIMIT:g} s",
+                    f"is the machine overloaded? what workers printed is in {self.log}",
+                )
+            if worker.ready and now - worker.since > self.timeout:
                 raise RecipeFailed(
-                    f"shadow {attempt.shadow} was not trained within {self.timeout:g} s (shadows.timeout)",
+                    f"shadow {worker.shadow} was not trained within {self.timeout:g} s (shadows.timeout)",
                     "raise shadows.timeout, or make the recipe faster; finished shadows are kept, what workers"
                     f" printed is in {self.log}",
                 )
 
-    def _pool(self, width: int) -> Any:
-        """Fresh interpreters, started without the caller's main module: scripts without a main guard may call us."""
-        import loky
-        from loky.backend import get_context
 
-        # It stops and replaces a worker whose memory grew, by design; that is no news for the user.
-        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
-        imports = CATALOG[self.task.recipe].imports
-        return loky.ProcessPoolExecutor(
-            max_workers=width,
-            context=get_context("loky"),
-            initializer=worker.start,
-            initargs=(os.getpid(), self.log, imports, self.task.numeric_path),
-            env=worker_environment(os.environ),
-        )
+def _ready(busy: Sequence[Worker]) -> list[Worker]:
+    """Those that said something, or whose process ended; waits a moment for the first."""
+    with selectors.DefaultSelector() as selector:
+        for worker in busy:
+            selector.register(worker.heard, selectors.EVENT_READ, worker)
+        speaking: list[Worker] = [key.data for key, _ in selector.select(_POLL)]
+    # A process that the recipe left behind may hold a dead worker's pipe open.
+    return speaking + [w for w in busy if w not in speaking and w.process.poll() is not None]
 
 
-_Future = concurrent.futures.Future[Trained]
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One shadow in flight."""
-
-    shadow: int
-    marker: Path  # appears when the worker begins
-    submitted: float = field(default_factory=time.monotonic)
-    started: float | None = None
+def _mean(correct: Bools) -> float | None:
+    return float(correct.mean()) if len(correct) else None

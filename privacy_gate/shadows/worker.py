@@ -1,6 +1,8 @@
-"""What happens in a worker process: one shadow at a time, one thread, everything random from the shadow's own seed.
+"""A worker process: one shadow at a time, one thread, everything random from the shadow's own seed.
 
-Imported by the gate for its names alone; model and user code runs in `run`, which only workers call.
+`python -I -m privacy_gate.shadows.worker FOLDER GATE PIPE` reads jobs from stdin, a line "number shadow seed" each,
+and leaves number.values and number.json in FOLDER/answers. The gate imports this module for its names alone: model
+and user code runs in `run`, which only workers call.
 """
 
 from __future__ import annotations
@@ -8,10 +10,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import json
 import os
+import pickle
 import random
+import resource
 import signal
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +28,13 @@ from numpy.typing import NDArray
 
 from privacy_gate import features as tables
 from privacy_gate.datamodel import Bools, Ints, Outputs
-from privacy_gate.errors import GateError, ModelOutputUnusable
+from privacy_gate.errors import GateError, ModelOutputUnusable, StorageFailed
 from privacy_gate.shadows.recipes import CATALOG, Context, label_values
 from privacy_gate.shadows.source import failed
-from privacy_gate.shadows.store import Trained
 
-# Two processes with two threads each on two cores are not half as fast but a hundredth.
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
+# What a worker says into its pipe, and all that it says.
+READY = b"ready\n"
+DONE = b"done %d\n"
 _MODULES = {"scikit-learn": "sklearn"}  # distribution -> module, where they differ
 
 
@@ -42,30 +42,82 @@ _MODULES = {"scikit-learn": "sklearn"}  # distribution -> module, where they dif
 class Order:
     """The part of a training task that all shadows share.
 
-    recipe    id in the catalog
-    kind      what the candidate's answers are
-    features  file written by `features.save`; labels.npy [U] and member.npy [S, U] lie beside it
+    recipe        id in the catalog
+    kind          what the candidate's answers are
+    features      file written by `features.save`; labels.npy [U] and member.npy [S, U] lie beside it
+    numeric_path  as in `TrainingTask`
     """
 
     recipe: str
     context: Context
     kind: Literal["auto", "logits", "probabilities"]
     features: Path
+    numeric_path: Mapping[str, Any]
 
 
-def start(parent: int, log: Path, imports: tuple[str, ...], numeric_path: Mapping[str, Any]) -> None:
-    """Prepare a worker: die with the gate, print into the private log, one thread, a heap that keeps its pages."""
+def main(folder: Path, parent: int, pipe: int) -> None:
+    """Work off the jobs on stdin until it ends."""
+    # The user's code gets an empty stdin and a log as stdout: neither jobs nor tokens pass through them.
+    jobs = os.fdopen(os.dup(0), "rb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.set_inheritable(pipe, False)
+    confine(parent)
+    with (folder / "order.pkl").open("rb") as stream:
+        order: Order = pickle.load(stream)  # noqa: S301  # written by the gate
+    start(CATALOG[order.recipe].imports, order.numeric_path)
+    os.write(pipe, READY)
+    for line in jobs:
+        job, shadow, seed = map(int, line.split())
+        answer(order, shadow, seed, folder / "answers" / str(job))
+        os.write(pipe, DONE % job)
+
+
+def answer(order: Order, shadow: int, seed: int, stem: Path) -> None:
+    """Leave `stem`.values and `stem`.json; the whole story of an error goes to the log, where records may be quoted."""
+    try:
+        outputs = run(order, shadow, seed)
+        meta: dict[str, Any] = _write(outputs.values, stem.with_suffix(".values"))
+        meta["kind"] = outputs.kind
+    except BaseException as error:
+        with contextlib.suppress(Exception):  # the user's code may have closed or replaced stderr
+            traceback.print_exc()
+        if isinstance(error, OSError):
+            told: GateError = StorageFailed(f"a worker cannot write: {error.strerror}", "free some space")
+        else:
+            told = error if isinstance(error, GateError) else failed("training", error, order.context.folder)
+        meta = {"error": {"class": type(told).__name__, "what": told.what, "hint": told.hint}}
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # the user's code may have closed them
+                stream.flush()
+    with contextlib.suppress(OSError):  # a full disk: the gate misses the answer
+        stem.with_suffix(".json").write_text(json.dumps(meta))
+
+
+def _write(values: NDArray[Any], path: Path) -> dict[str, Any]:
+    """Bare bytes, so that the gate need not trust a header, and what it takes to make an array of them again."""
+    # Sums over columns depend on the layout in their last bits: it travels along.
+    order: Literal["C", "F"] = "F" if values.flags.f_contiguous and not values.flags.c_contiguous else "C"
+    path.write_bytes(values.tobytes(order))
+    return {"dtype": values.dtype.name, "order": order}
+
+
+def confine(parent: int) -> None:
+    """Die with the gate, leave no core file behind, write nothing that others can read."""
     os.umask(0o077)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the gate ends its workers itself
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the gate ends its workers itself
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # the gate went away before the line above
         os._exit(1)
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+
+
+def start(imports: tuple[str, ...], numeric_path: Mapping[str, Any]) -> None:
+    """Prepare for the first shadow: libraries, one thread, a heap that keeps its pages."""
     _keep_pages()
     for name in imports:
         importlib.import_module(_MODULES.get(name, name))
@@ -86,23 +138,13 @@ def _keep_pages() -> None:
         libc.mallopt(m_top_pad, 64 << 20)
 
 
-def run(order: Order, shadow: int, seed: int, started: Path) -> Trained:
-    """Train one shadow and ask it about all U records. Touches `started` first: from then on its time counts."""
-    started.touch()
+def run(order: Order, shadow: int, seed: int) -> Outputs:
+    """Train one shadow and ask it about all U records: [U, K] in the candidate's class order."""
     features = tables.load(order.features)
     labels: Ints = np.load(order.features.with_name("labels.npy"))
     member: Bools = np.load(order.features.with_name("member.npy"), mmap_mode="r")[shadow]
-    try:
-        model = _fitted(order, tables.take(features, np.asarray(member)), labels[member], seed)
-        outputs = _answers(order, model, features)
-    except GateError as error:
-        raise type(error)(f"shadow {shadow}: {error.what}", error.hint) from error
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # the user's code may have closed them
-                stream.flush()
-    correct = outputs.values.argmax(axis=1) == labels
-    return Trained(outputs, _mean(correct[member]), _mean(correct[~member]))
+    model = _fitted(order, tables.take(features, np.asarray(member)), labels[member], seed)
+    return _answers(order, model, features)
 
 
 def _fitted(order: Order, features: tables.Features, labels: Ints, seed: int) -> Any:
@@ -175,5 +217,8 @@ def _indices(classes: list[Any], class_values: tuple[Any, ...]) -> list[int]:
     raise ModelOutputUnusable(f"it knows a class {strange!r} that the data does not have", "train on the labels given")
 
 
-def _mean(correct: Bools) -> float | None:
-    return float(correct.mean()) if len(correct) else None
+if __name__ == "__main__":
+    # Under its own name: what the gate pickled refers to it.
+    from privacy_gate.shadows import worker
+
+    worker.main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -33,7 +33,7 @@ def failing():
 @pytest.fixture
 def report(tmp_path, failing):
     path = tmp_path / "report.json"
-    path.write_text(document.dumps(failing))
+    path.write_text(document.dumps(document.seal(failing)))
     return path
 
 
@@ -108,10 +108,26 @@ def test_a_rules_numbers_are_the_reports(id, report, failing, capsys):
     rule = next(r for r in failing.rules if r.id == id)
     assert f"- status: {rule.status.value}" in shown
     assert rule.reason in shown
-    assert f"{rule.value:.4g}, between {rule.low:.4g} and {rule.high:.4g}; limit {rule.limit:g}" in shown
+    value, low, high, limit = (f"{100 * x:.1f}" for x in (rule.value, rule.low, rule.high, rule.limit))
+    assert f"{value} % [{low}, {high}]; limit {limit} %" in shown.replace("\N{NO-BREAK SPACE}", " ")
     lira = next(a for a in failing.attacks if a.id == "lira" and a.metrics is not None)
     part = lira.metrics.accuracy if id == "PG101" else lira.metrics.tpr_at_fpr["0.01"]
-    assert f"lira, reference, {lira.threshold.value}: {part.value:.4g} [{part.low:.4g}, {part.high:.4g}]" in shown
+    value, low, high = (f"{100 * x:.1f}" for x in (part.value, part.low, part.high))
+    line = next(line for line in shown.splitlines() if line.startswith("  - lira, reference, "))
+    assert lira.threshold.value in line
+    assert line.replace("\N{NO-BREAK SPACE}", " ").endswith(f": {value} % [{low}, {high}]")
+
+
+def test_one_ranking_is_said_once_with_all_its_scopes(report, failing, capsys):
+    ranked = [a for a in failing.attacks if a.metrics is not None and "0.01" in a.metrics.tpr_at_fpr]
+    assert run(["explain", "PG103", "--report", str(report)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  - ")]
+    assert len(lines) == len(set(lines))
+    distinct = {(a.id, a.threat_model, a.metrics.tpr_at_fpr["0.01"]) for a in ranked}
+    assert len(lines) == len(distinct) < len(ranked)
+    for attack in ranked:  # no form is left out
+        scope = attack.threshold.value if attack.threshold else ""
+        assert any(line.startswith(f"  - {attack.id}, {attack.threat_model.value}") and scope in line for line in lines)
 
 
 def test_an_attack_that_did_not_run_says_why(report, failing, capsys):
@@ -136,11 +152,30 @@ def test_a_report_cannot_draw_on_the_terminal(report, capsys):
     content = json.loads(report.read_text())
     for rule in content["rules"]:
         rule["reason"] = "\x1b[2J\x1b]8;;http://evil\x07click"
+    content["integrity"]["report_sha256"] = document.content_digest(content)
     report.write_text(json.dumps(content))
     assert run(["explain", "PG101", "--report", str(report)]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "click" in out
+
+
+@pytest.mark.parametrize("verb", [["report"], ["explain", "PG101", "--report"]])
+def test_a_report_that_was_changed_is_refused(verb, report, capsys):
+    content = json.loads(report.read_text())
+    content["rules"][0]["status"] = "pass" if content["rules"][0]["status"] != "pass" else "fail"
+    report.write_text(json.dumps(content))
+    assert run([*verb, str(report)]) == 2
+    said = capsys.readouterr().err
+    assert "report.json was changed after it was written" in said
+    assert "run the check again" in said
+
+
+@pytest.mark.parametrize("verb", [["report"], ["explain", "PG101", "--report"]])
+def test_a_report_that_is_nested_too_deeply_is_refused(verb, report, capsys):
+    report.write_text('{"schema_version": "1.0", "verdict": ' + "[" * 200_000 + "]" * 200_000 + "}")
+    assert run([*verb, str(report)]) == 2
+    assert "not a report: nested too deeply" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_report(tmp_path, capsys):

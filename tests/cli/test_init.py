@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from privacy_gate.cli import init as verb
 from privacy_gate.cli import run
 from privacy_gate.datamodel import Candidate, DatasetHint
+from privacy_gate.defences import CATALOG as DEFENCES
 from privacy_gate.documents import load_yaml
 from privacy_gate.policy import PROFILES, resolve
 from privacy_gate.request import Config
@@ -91,12 +92,21 @@ def test_drafts_are_valid(here, capsys, profile):
     assert "privacy-gate plan" in captured.err
 
 
+def test_the_defence_in_the_draft_is_one_that_can_be_taken(here):
+    assert run(["init"]) == 0
+    draft = Path("privacy-gate.yaml")
+    (line,) = [line for line in draft.read_text().splitlines() if line.startswith("# defence:")]
+    draft.write_text(draft.read_text().replace(line, line.removeprefix("# ")))
+    ((name, settings),) = config().defence.items()
+    assert DEFENCES[name].configure(settings).decimals == 2
+
+
 def test_policy_draft_lists_the_limits_in_force(here):
     assert run(["init", "--profile", "internal"]) == 0
     text = Path("privacy-policy.yaml").read_text()
     for rule in resolve("internal").rules:
         assert f"#   {rule.id}  " in text
-    assert "PG101  attack accuracy: at most 0.7, block" in text
+    assert "PG101  attack accuracy: at most 70 %, block" in text
 
 
 def test_everything_that_was_given_is_in_the_draft(here):
@@ -328,6 +338,19 @@ def test_gitlab_job(here):
     assert job["retry"]["exit_codes"] == [3]
     assert "allow_failure" not in job  # fail closed
     assert job["artifacts"]["when"] == "always"
+    # Everybody on a runner can make a folder of a known name in /tmp before the gate does.
+    assert job["variables"]["PRIVACY_GATE_STORE"].startswith("$CI_PROJECT_DIR/")
+    assert not any(job["variables"]["PRIVACY_GATE_STORE"].startswith(path) for path in job["artifacts"]["paths"])
+
+
+@pytest.mark.parametrize("ci", ["github", "gitlab", "jenkins"])
+def test_ci_recipes_say_where_packages_should_come_from(here, ci):
+    assert run(["init", "--ci", ci]) == 0
+    (text,) = [t for p in here.rglob("*") if p.is_file() and 'pip install "privacy' in (t := p.read_text())]
+    before, _, _ = text.partition('pip install "privacy')
+    assert "holds the registry's credentials" in before[-400:]
+    assert "--require-hashes" in before[-400:]
+    assert "/tmp/" not in text
 
 
 def test_jenkinsfile(here):

@@ -42,6 +42,38 @@ def test_validate_names_every_line(here, capsys):
     assert "nowhere.yaml: there is no such file" in said
 
 
+def test_validate_says_where_a_policy_is_looser_than_what_it_extends(here, capsys):
+    Path("base.yaml").write_text(
+        "apiVersion: privacy-gate/v1\nname: base\nextends: standard\nrules:\n  PG103: {max: 0.09}\n"
+    )
+    Path("p.yaml").write_text(
+        "apiVersion: privacy-gate/v1\nextends: base.yaml\nalpha: {pass: 0.2}\nrules:\n"
+        "  PG101: {max: 0.58}\n  PG102: {action: warn, max: 0.7}\n"
+    )
+    assert run(["policy", "validate", "p.yaml"]) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning[looser]" in line]
+    assert warnings == [
+        "p.yaml:6:19: warning[looser]: rules.PG102.action: warn is looser than block in standard",
+        "p.yaml:6:30: warning[looser]: rules.PG102.max: 0.7 is looser than 0.65 in standard",
+        "p.yaml:3:15: warning[looser]: alpha.pass: is looser than in what p extends",
+        "base.yaml:5:16: warning[looser]: rules.PG103.max: 0.09 is looser than 0.05 in standard",
+    ]
+
+
+def test_validate_says_nothing_of_a_tighter_policy(here, capsys):
+    Path("p.yaml").write_text(TIGHTER)
+    assert run(["policy", "validate", "p.yaml"]) == 0
+    assert "looser" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("written", "meant"), [("5 %", "0.05"), ("5%", "0.05"), ("0.1 %", "0.001"), ("100 %", "1")])
+def test_a_percentage_gets_the_number_to_write(here, capsys, written, meant):
+    Path("p.yaml").write_text(f"apiVersion: privacy-gate/v1\nextends: standard\nrules:\n  PG103: {{max: {written}}}\n")
+    assert run(["policy", "validate", "p.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert f"p.yaml:4:16: error[percent]: rules.PG103.max: '{written}' is text to YAML: write {meant}\n" in said
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_resolved_reads_back_as_what_is_applied(capsys, profile):
     assert run(["policy", "show", profile, "--resolved"]) == 0
@@ -64,7 +96,7 @@ def test_show_is_a_table_of_the_rules(here, capsys):
     out = capsys.readouterr().out
     lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("PG")}
     assert set(lines) == {rule.id for rule in resolve("standard").rules}
-    assert "0.58" in lines["PG101"]
+    assert "58 %" in lines["PG101"]
     assert "5 %" in lines["PG103"]
     assert lines["PG101"].rstrip().endswith("p.yaml:5")
     assert "templates/policies/standard.yaml:" in lines["PG103"]

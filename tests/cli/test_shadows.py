@@ -45,7 +45,8 @@ def test_list_is_in_order_of_use(store, capsys):
     assert listed(capsys) == KEYS
     assert run(["shadows", "list"]) == 0
     captured = capsys.readouterr()
-    assert [line.split()[0] for line in captured.out.splitlines()] == KEYS
+    assert [line.split()[0] for line in captured.out.splitlines()] == [key[:40] for key in KEYS]
+    assert max(map(len, captured.out.splitlines())) <= 80
     assert captured.err.startswith("3 shadows")
 
 

@@ -426,7 +426,12 @@ def with_recipe(team: Team, here: Here, tmp_path: Path) -> Callable[..., Run]:
 @pytest.mark.parametrize(
     ("body", "shadows", "kind", "parts"),
     [
-        ("raise ValueError('no beds left')", {}, "RecipeFailed", ["ValueError: no beds left", "strange.py:5"]),
+        (
+            "raise ValueError('no beds left')",
+            {},
+            "RecipeFailed",
+            ["raised ValueError", "strange.py:5", "logs/shadows-"],
+        ),
         ("return None", {}, "ModelOutputUnusable|RecipeFailed", ["shadow 0", "NoneType"]),
         ("time.sleep(600)", {"timeout": "3s"}, "RecipeFailed", ["not trained within 3 s", "shadows.timeout"]),
         ("os.kill(os.getpid(), 9)", {}, "WorkerDied", ["the worker of shadow 0 died 1 times"]),

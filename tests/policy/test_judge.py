@@ -103,7 +103,7 @@ def test_status_and_exit_code(outcomes, findings, status, code):
 def test_headline_of_a_violation_names_number_bound_limit_and_attack():
     verdict = judge(STANDARD, evidence(attacks(lira=LEAK)))
     # 6 accuracies, 5 AUCs, 5 + 5 TPRs and the risk: 22 hypotheses.
-    assert verdict.headline == "PG101 attack accuracy 0.66 (at least 0.64) exceeds 0.60: lira, reference, global"
+    assert verdict.headline == "PG101 attack accuracy 66 % (at least 64.2 %) exceeds 60 %: lira, reference, global"
     rule = outcome(verdict, "PG101")
     assert rule.low == pytest.approx(0.66 - 0.0063 * norm.isf(0.05 / 22))
     assert rule.high == pytest.approx(0.66 + 0.0063 * norm.isf(0.05))
@@ -112,7 +112,7 @@ def test_headline_of_a_violation_names_number_bound_limit_and_attack():
 
 def test_headline_of_a_pass_names_the_tightest_rule():
     headline = judge(STANDARD, evidence()).headline
-    assert headline.startswith("All 6 blocking rules hold; closest: PG101 attack accuracy is at most 0.51")
+    assert headline.startswith("All 6 blocking rules hold; closest: PG101 attack accuracy is at most 50.7 %")
 
 
 def test_headline_of_an_open_question_says_how_many_records_decide():
@@ -120,7 +120,7 @@ def test_headline_of_an_open_question_says_how_many_records_decide():
     rule = outcome(verdict, "PG101")
     # Normal theory at worst-case variance: n = .125 ((z(.05) + z(.2)) / .003)^2 to pass.
     assert rule.needed["members"] == math.ceil(0.125 * ((norm.isf(0.05) + norm.isf(0.2)) / 0.003) ** 2)
-    assert "cannot be told from the limit 0.60; about 85," in verdict.headline
+    assert "cannot be told from the limit 60 %; about 85," in verdict.headline
     failing = judge(STANDARD, evidence(attacks(lira=result("lira", accuracy=0.604, error=0.01)), n=500))
     expected = math.ceil(0.125 * ((norm.isf(0.05 / 22) + norm.isf(0.2)) / 0.004) ** 2)
     # The observed difference is 0.604 - 0.60 in floating point, so allow the last record.
@@ -133,7 +133,7 @@ def test_headline_of_inadmissible_evidence_gives_the_reason():
         assert headline == f"The evidence is not admissible: {findings[0].check}: {findings[0].check} is off"
     verdict = judge(STANDARD, replace(evidence(attacks(lira=LEAK)), findings=CONFOUNDED))
     assert "out_model_placebo is off" in verdict.headline
-    assert "exceeds 0.60" in outcome(verdict, "PG101").reason
+    assert "exceeds 60 %" in outcome(verdict, "PG101").reason
 
 
 def test_inadmissible_evidence_takes_the_pass_of_rules_that_measure_nothing():
@@ -153,9 +153,9 @@ def test_headline_of_a_crash_gives_the_reason():
 
 
 def test_numbers_get_as_many_digits_as_tell_them_from_the_limit():
-    leak = result("lira", accuracy=0.6031, error=0.0005)
+    leak = result("lira", accuracy=0.60031, error=0.00005)
     headline = judge(policy({"PG101": {"max": 0.6}}), evidence([leak])).headline
-    assert headline.startswith("PG101 attack accuracy 0.603 (at least 0.602) exceeds 0.60")
+    assert headline.startswith("PG101 attack accuracy 60.03 % (at least 60.02 %) exceeds 60 %")
 
 
 def test_warn_rules_never_block_and_are_said():

@@ -1,9 +1,12 @@
 """What can be decided is said before anything is trained, and with the published sample sizes."""
 
+import math
+
 import pytest
 
 from privacy_gate.policy import CATALOG, decidability, resolve
 from privacy_gate.policy.contract import Effort, LimitSettings
+from privacy_gate.policy.plan import limit_text
 
 
 def answers(profile, members, nonmembers):
@@ -40,7 +43,10 @@ def test_few_records_cannot_decide_low_false_positive_rates():
     assert standard["PG101"][0]
     assert standard["PG103"][0]
     assert not standard["PG104"][0]
-    assert "cannot be decided with 1,000 and 1,000" in standard["PG104"][1]
+    assert "cannot pass with 1,000 and 1,000, even if no attack beats guessing" in standard["PG104"][1]
+    assert (
+        "PG101 attack accuracy ≤ 60 %: can pass if no attack beats guessing (about 78 members" in standard["PG101"][1]
+    )
     assert answers("standard", 5000, 5000)["PG104"][0]
 
 
@@ -67,3 +73,21 @@ def test_a_limit_at_chance_is_never_proven():
 
 def test_rules_without_a_limit_are_left_out():
     assert "PG501" not in answers("standard", 100, 100)
+
+
+def test_what_proves_a_violation_at_a_low_rate_is_said_beside_what_passes():
+    # (1 - fpr)^n <= alpha / 2: 368 non-members for 1 %, 3,688 for 0.1 %; 586 of them for ten hypotheses at 1 %.
+    few = answers("standard", 1000, 500)
+    assert few["PG103"][1].endswith("; can prove a violation (about 368 non-members needed)")
+    assert few["PG104"][1].endswith("; cannot prove a violation (about 3,688 non-members needed)")
+    assert "violation" not in few["PG101"][1]
+    ten = {id: sentence for id, _, sentence in decidability(resolve("standard"), 1000, 500, hypotheses=10)}
+    needed = math.ceil(math.log(0.005 / 2) / math.log1p(-0.01))
+    assert ten["PG103"].endswith(f"; cannot prove a violation (about {needed} non-members needed)")
+
+
+def test_limits_are_written_in_the_rules_unit():
+    assert limit_text(0.05, "percent") == "5 %"
+    assert limit_text(0.58, "percent") == "58 %"
+    assert limit_text(0.6, "number") == "0.60"
+    assert limit_text(0.655, "number") == "0.655"

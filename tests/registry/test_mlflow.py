@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from privacy_gate.errors import RegistryUnreachable, UsageError
+from privacy_gate.errors import GateError, RegistryUnreachable, UsageError
 from privacy_gate.registry import RecordedReport, open_registry
-from privacy_gate.registry.mlflow import _named, check_uri, redact
+from privacy_gate.registry.mlflow import MlflowRegistry, _named, _rows, _seconds, check_uri, redact
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -197,15 +199,153 @@ def test_redaction_keeps_the_host():
 # --- where files are ---
 
 
-@pytest.mark.parametrize("source", ["https://elsewhere.example/model", "ftp://elsewhere.example/model"])
-def test_files_on_an_unconfigured_host_are_refused(embedded, tmp_path, source):
+@contextmanager
+def moved(embedded, tmp_path, place):
+    """The registry with the files of all its versions said to be at `place`."""
     copy = tmp_path / "copy.db"
     shutil.copy(embedded.uri.removeprefix("sqlite:///"), copy)
     with sqlite3.connect(copy) as base:
-        base.execute("UPDATE model_versions SET source = ?, storage_location = ?", (source, source))
+        base.execute("UPDATE model_versions SET source = ?, storage_location = ?", (place, place))
     base.close()
-    with pytest.raises(UsageError, match="a host that is not configured"):
-        open_registry(f"sqlite:///{copy}", None).resolve("models:/churn/1", tmp_path)
+    yield f"sqlite:///{copy}"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "https://elsewhere.example/model",
+        "ftp://elsewhere.example/model",
+        "sftp://elsewhere.example/model",
+        "mlflow-artifacts://elsewhere.example/model",
+        "mlflow-artifacts:/1/model",  # on a server; this registry has none
+        "abfss://c@elsewhere.example/model",
+        "hdfs://elsewhere.example/model",
+        "s3://bucket/model",
+        "gs://bucket/model",
+        "dbfs:/model",
+        "dbfs://profile@databricks/model",
+        "http:/model",
+        "http://[elsewhere/model",
+        "s3:\\\\bucket/model",
+        "unheard-of://elsewhere.example/model",
+    ],
+)
+def test_files_at_a_place_that_is_not_the_registrys_are_refused(embedded, tmp_path, place):
+    with moved(embedded, tmp_path, place) as uri, pytest.raises(UsageError, match="that is not configured") as caught:
+        open_registry(uri, None).resolve("models:/churn/1", tmp_path)
+    assert caught.value.exit_code == 2
+
+
+@contextmanager
+def listening():
+    """A stranger on loopback; yields its host:port and what it was sent: (path, Authorization)."""
+    heard = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            heard.append((self.path, self.headers.get("Authorization")))
+            self.send_error(404)
+
+        do_POST = do_PUT = do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}", heard
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "mlflow-artifacts://{stranger}/1/model",
+        "http://{stranger}/api/2.0/mlflow-artifacts/artifacts/1",
+        "http://{known}@{stranger}/model",
+        "http://{stranger}\\@{known}/model",  # one parser's user is another parser's host
+        "mlflow-artifacts://{stranger}\\@{known}/model",
+        "https://{known}/model",  # the same host and port, in another protocol, is another server
+    ],
+)
+def test_no_stranger_is_sent_the_token(form, tmp_path, monkeypatch):
+    """The stranger is the registry's own host, at another port."""
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "TOKEN")
+    with answering(404) as tracking, listening() as (stranger, heard):
+        registry = MlflowRegistry(tracking, tracking)
+        place = form.format(stranger=stranger, known=tracking.removeprefix("http://"))
+        with pytest.raises(UsageError, match="that is not configured"):
+            registry._snapshot(place, "models:/churn/1", tmp_path)
+    assert heard == []
+
+
+def test_the_stranger_would_be_heard(monkeypatch, tmp_path):
+    """The server of the test above does see the token of a registry that is configured."""
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "TOKEN")
+    with listening() as (own, heard):
+        registry = MlflowRegistry(f"http://{own}", f"http://{own}")
+        with pytest.raises(GateError, match="404"):
+            registry._snapshot("mlflow-artifacts:/1/model", "models:/churn/1", tmp_path)
+    assert "Bearer TOKEN" in {token for _, token in heard}
+
+
+def test_a_report_is_not_sent_to_a_stranger(embedded, tmp_path, monkeypatch):
+    """Whoever makes the gate's experiment first says where its files go."""
+    import mlflow
+
+    from tests.mlflow_server import embedded_registry
+
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "TOKEN")
+    candidate = embedded.registry.resolve("models:/churn/1", tmp_path)
+    file = tmp_path / "report.json"
+    file.write_text("{}")
+    uri = embedded_registry(tmp_path)
+    with listening() as (stranger, heard):
+        mlflow.MlflowClient(uri).create_experiment("privacy-gate", artifact_location=f"http://{stranger}/x")
+        registry = open_registry(uri, None)
+        report = RecordedReport("pass", candidate.digest, "p" * 64, files=[file])
+        recorded = registry.record(replace(candidate, name=None), report)
+    assert heard == []
+    assert recorded.run_id is not None
+    assert "the report was not recorded" in recorded.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("root", "place", "trusted"),
+    [
+        ("s3://root/x", "s3://other/y", True),  # where a bucket's requests go is not the location's to say
+        ("s3://root/x", "gs://root/x", False),
+        ("abfss://c@a.dfs.core.windows.net/x", "abfss://c@a.dfs.core.windows.net/y", True),
+        ("abfss://c@a.dfs.core.windows.net/x", "abfss://c@elsewhere.example/y", False),
+        ("abfss://c@a.dfs.core.windows.net/x", "abfss://c@a.dfs.core.windows.net\\@elsewhere/y", False),
+        ("mlflow-artifacts:/0", "s3://root/x", False),
+        ("", "s3://root/x", False),
+        ("s3://root/x", "/a/folder", True),
+        ("s3://root/x", "http://127.0.0.1:5000/api/2.0/mlflow-artifacts/artifacts/1", True),
+        ("s3://root/x", "mlflow-artifacts://127.0.0.1:5000/1", True),
+        ("s3://root/x", "mlflow-artifacts:/1/a model", True),
+        ("s3://root/x", "mlflow-artifacts:/../../x", True),
+        ("s3://root/x", "mlflow-artifacts://127.0.0.1/1", False),
+        ("s3://root/x", "mlflow-artifacts://5000/1", False),
+    ],
+)
+def test_stores_are_those_of_the_registry(monkeypatch, root, place, trusted):
+    registry = MlflowRegistry("http://u:p@127.0.0.1:5000", "http://127.0.0.1:5000")
+    monkeypatch.setattr(registry, "_root", lambda: root)
+    if trusted:
+        registry._check_place(place)
+    else:
+        with pytest.raises(UsageError):
+            registry._check_place(place)
+
+
+def test_databricks_keeps_files_in_its_own_store():
+    MlflowRegistry("databricks", "databricks")._check_place("dbfs:/databricks/mlflow/1")
 
 
 def test_a_version_whose_files_are_gone_is_named(embedded, tmp_path):
@@ -241,13 +381,45 @@ def test_the_training_run_is_read(real, tmp_path):
     assert candidate.run_id == real.run
     assert candidate.params["depth"] == "3"
     [hint] = candidate.datasets
-    assert (hint.name, hint.context) == ("train set", "training")
+    assert (hint.name, hint.context, hint.rows) == ("train set", "training", 3)
+    run = real.registry._client.get_run(real.run)
+    assert candidate.run_seconds == (run.info.end_time - run.info.start_time) / 1000
     assert candidate.model_id is not None
     assert candidate.model_id.startswith("m-")
     same = real.registry.resolve(f"models:/{candidate.model_id}", tmp_path)
     assert same.digest == candidate.digest
     assert same.run_id == real.run
     assert real.registry.resolve("models:/churn-copy/1", tmp_path).model_id == candidate.model_id
+
+
+@pytest.mark.parametrize(
+    ("profile", "rows"),
+    [
+        ('{"num_rows": 7, "num_elements": 21}', 7),
+        ('{"features_shape": [5, 2], "features_size": 10}', 5),
+        ('{"features_shape": {"a": [4, 2], "b": [4]}}', 4),
+        ('{"features_shape": []}', None),
+        ('{"features_shape": ["x"]}', None),
+        ('{"num_rows": -1}', None),
+        ('{"num_rows": true}', None),
+        ('{"num_rows": "many"}', None),
+        ("[3]", None),
+        ("{", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_rows_are_read_from_a_profile(profile, rows):
+    assert _rows(profile) == rows
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "seconds"),
+    [(1000, 3500, 2.5), (1000, 1000, 0.0), (1000, None, None), (1000, 0, None), (9, 8, None)],
+)
+def test_the_time_of_a_run_is_known_once_it_ended(start, end, seconds):
+    assert _seconds(SimpleNamespace(info=SimpleNamespace(start_time=start, end_time=end))) == seconds
+    assert _seconds(None) is None
 
 
 def test_evidence_can_be_read_in_mlflow(real, tmp_path):

@@ -201,25 +201,29 @@ def test_the_native_flavor_comes_first(flavors, flavor):
     assert s.flavor_of({"flavors": flavors}) == flavor
 
 
+INERT = {"lightgbm": {"data": "model.lgb"}, "python_function": {"loader_module": "mlflow.lightgbm"}}
 PT2 = {"pytorch": {"model_data": "data", "code": None}, "python_function": {"loader_module": "mlflow.pytorch"}}
 
 
 @pytest.mark.parametrize(
     ("flavors", "files", "executes"),
     [
-        (PT2, ["data/model.pt2"], False),
-        ({"lightgbm": {"data": "model.lgb"}}, ["model.lgb"], False),
+        (PT2, ["data/model.pt2"], True),  # torch.export.load evaluates the expressions in it
+        (INERT, ["model.lgb"], False),
+        ({"lightgbm": {"data": "model.lgb", "loader_module": ["a"]}}, ["model.lgb"], True),
+        ({"lightgbm": {"data": "model\0lgb"}}, ["model.lgb"], True),
+        ({"lightgbm": {"data": "model\ud800.lgb"}}, ["model.lgb"], True),
         ({"xgboost": {"data": "model.ubj"}}, ["model.ubj", "requirements.txt", "registered_model_meta"], False),
         (PT2, ["data/model.pth"], True),
-        (PT2, ["data/model.pt2", "data/model.pth"], True),
-        (PT2, ["data/model.pt2", "code/sympy.py"], True),
-        (PT2, ["data/model.pt2", "deeper/MLmodel"], True),
-        ({**PT2, "pytorch": {"code": "code"}}, ["data/model.pt2"], True),
-        ({"pytorch": {}, "python_function": {"loader_module": "loader"}}, ["data/model.pt2"], True),
-        ({"python_function": {"loader_module": "mlflow.pyfunc.model"}}, ["data/model.pt2"], True),
-        ({"pytorch": {"model_code_path": "model.py"}}, ["data/model.pt2"], True),
-        ({"pytorch": {"model_data": "../outside"}}, ["data/model.pt2"], True),
-        ({"pytorch": {"model_data": "/etc/x"}}, ["data/model.pt2"], True),
+        (INERT, ["model.lgb", "data/model.pth"], True),
+        (INERT, ["model.lgb", "code/sympy.py"], True),
+        (INERT, ["model.lgb", "deeper/MLmodel"], True),
+        ({**INERT, "pytorch": {"code": "code"}}, ["model.lgb"], True),
+        ({"pytorch": {}, "python_function": {"loader_module": "loader"}}, ["model.lgb"], True),
+        ({"python_function": {"loader_module": "mlflow.pyfunc.model"}}, ["model.lgb"], True),
+        ({"pytorch": {"model_code_path": "model.py"}}, ["model.lgb"], True),
+        ({"pytorch": {"model_data": "../outside"}}, ["model.lgb"], True),
+        ({"pytorch": {"model_data": "/etc/x"}}, ["model.lgb"], True),
         ({"sklearn": {"pickled_model": "model.skops"}}, ["model.skops"], True),
         ({"sklearn": {"pickled_model": "model.pkl"}}, ["model.pkl"], True),
     ],
@@ -232,7 +236,18 @@ def test_code_is_recognised_without_loading(tmp_path, flavors, files, executes):
 def test_a_broken_mlmodel_is_an_error(tmp_path):
     with pytest.raises(CandidateNotFound, match="no MLflow model there"):
         s.read_mlmodel(tmp_path)
-    for text in ("- a", "flavors: 3", "{", "!!python/object/apply:os.system [id]"):
+    junk = (
+        "2024-99-99",
+        "!!timestamp x",
+        '!!int ""',
+        "!!int x",
+        "!!bool x",
+        "!!float x",
+        "? [a]\n: b",
+        "[" * 2000,
+        "\0",
+    )
+    for text in ("- a", "flavors: 3", "{", "!!python/object/apply:os.system [id]", *(f"flavors: {j}" for j in junk)):
         (tmp_path / "MLmodel").write_text(text)
         with pytest.raises(UsageError):
             s.read_mlmodel(tmp_path)

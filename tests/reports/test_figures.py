@@ -95,3 +95,12 @@ def test_clean_is_idempotent_and_keeps_letters(text: str) -> None:
 
 def test_clean_takes_whole_escape_sequences() -> None:
     assert figures.clean("\x1b[1;31mred\x1b[0m \x1b]0;title\x07x\x1b") == "red x"
+
+
+def test_reports_and_rules_agree_on_the_unit_of_every_limit():
+    from privacy_gate.policy import CATALOG
+
+    with_limits = [rule for rule in CATALOG if "max" in rule.settings.model_fields]
+    assert len(with_limits) >= 5
+    kinds = {"percent": "percent", "number": "decimal"}
+    assert {rule.id: figures.unit(rule.metric) for rule in with_limits} == {r.id: kinds[r.unit] for r in with_limits}

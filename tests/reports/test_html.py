@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from privacy_gate.reports import CATALOG, charts, figures, view
 from privacy_gate.reports.document import Report
 from privacy_gate.reports.html import render
 from privacy_gate.reports.wording import VERDICTS
@@ -293,3 +294,30 @@ def test_the_browser_would_tell(load: Callable[[str], tuple[str, list[str]]]) ->
     _, said = load(f"{policy}<style>p{{color:red}}</style><p>x")
     assert len(said) == 1
     assert "Content Security Policy" in said[0]
+
+
+def test_the_legend_of_the_curves_has_the_number_of_the_attack_table(samples):
+    report = samples["fail"]
+    chart = charts.roc(view.curves(report), view.worst(report))
+    drawn = {curve.name for curve in chart.curves}
+    table = {a.id: a.metrics.tpr_at_fpr["0.01"].value for a in view.worst(report) if a.id in drawn}
+    assert [curve.legend for curve in chart.curves] == [table[curve.name] for curve in chart.curves]
+    # The sample's curves say something else, as thinned curves do: read off, the numbers would differ.
+    assert any(curve.legend != curve.at_rates[charts.TABLE_RATES.index(0.01)] for curve in chart.curves)
+    assert figures.percent(max(table.values())) in chart.summary
+
+
+def test_without_a_table_the_legend_is_read_off_the_curve(samples):
+    bare = [a.model_copy(update={"metrics": None}) for a in view.curves(samples["fail"])]
+    for curve in charts.roc(bare).curves:
+        assert curve.legend == curve.at_rates[charts.TABLE_RATES.index(0.01)]
+
+
+def test_no_text_of_strangers_begins_a_line(samples):
+    report = samples["fail"]
+    hostile = report.model_copy(
+        update={"subject": report.subject.model_copy(update={"name": "x\n::error::pwned\r\n##vso[task]y"})}
+    )
+    lines = [line.lstrip() for line in CATALOG["html"].render(hostile).splitlines()]
+    assert any("::error::pwned" in line for line in lines)
+    assert not any(line.startswith(("::", "##")) for line in lines)

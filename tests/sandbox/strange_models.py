@@ -73,6 +73,30 @@ class Sleeper(Fair):
         time.sleep(600)
 
 
+class Orphaner(Fair):
+    """Answers, and leaves a process that has a session of its own and no parent."""
+
+    def predict_proba(self, x):
+        if not hasattr(Orphaner, "left"):
+            Orphaner.left = True
+            if (child := os.fork()) == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    print("left behind:", os.getpid(), flush=True)
+                    time.sleep(600)
+                os._exit(0)
+            os.waitpid(child, 0)
+        return super().predict_proba(x)
+
+
+class Quoter(Fair):
+    """Quotes a record in the words of its error."""
+
+    def predict_proba(self, x):
+        print("Alice Secret", flush=True)
+        return np.asarray([["Alice Secret"]]).astype(float)
+
+
 class Quitter(Fair):
     def predict_proba(self, x):
         print("giving up", flush=True)

@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy_gate.sandbox.untrusted import clean, last_line
+from privacy_gate.sandbox.untrusted import clean
 
 
 @given(st.text())
@@ -29,11 +29,3 @@ def test_escape_sequences_go_as_a_whole():
     assert clean("a\r\n::error::b") == "a  ::error::b"
     assert clean("abcdef", 4) == "abc…"
     assert clean(3) == "3"
-
-
-def test_the_last_line_says_something(tmp_path):
-    log = tmp_path / "log"
-    log.write_bytes(b"x" * 40_000 + b"\nlast \x1b[31mwords\n\n  \n\xff\n"[:-2])
-    assert last_line(log) == "last words"
-    log.write_bytes(b"")
-    assert last_line(log) == ""

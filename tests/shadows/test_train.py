@@ -1,6 +1,8 @@
+import ast
 import hashlib
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -17,7 +19,7 @@ from privacy_gate.request import Recipe, TorchTraining
 from privacy_gate.sandbox import models
 from privacy_gate.shadows.plan import balanced
 from privacy_gate.shadows.store import Store
-from privacy_gate.shadows.train import Progress, cpu_features, keys, numeric_path, prepare, train, worker_environment
+from privacy_gate.shadows.train import Progress, cpu_features, keys, numeric_path, prepare, train, usable_cores
 
 U = 60
 RECIPE = """
@@ -234,10 +236,13 @@ def test_a_recipe_that_raises(world):
     task = world.recipe(f"if seed == {world.plan.seeds[3]}: raise ValueError('no luck')")
     with pytest.raises(RecipeFailed) as caught:
         train(world.plan, task, world.store, jobs=1)
-    assert caught.value.what.startswith("shadow 3: train() raised ValueError: no luck")
-    assert "recipe.py:" in caught.value.what
+    line = RECIPE[: RECIPE.index("{body}")].count("\n") + 1
+    # The text may quote a record: it stays in the private log, with the traceback.
+    assert caught.value.what == f"shadow 3: train() raised ValueError ({world.folder / 'recipe.py'}:{line})"
     log = Path(caught.value.hint.rpartition(" ")[2])
     assert "printed by the recipe" in log.read_text()
+    assert "ValueError: no luck" in log.read_text()
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
     assert len(world.stored()) == 3  # the others are kept
 
 
@@ -283,11 +288,14 @@ def test_a_worker_that_always_dies(world, how):
     assert alive() == []
 
 
+WORKER = "privacy_gate.shadows.worker"
+
+
 def alive():
-    """Loky workers of this process that still run."""
+    """Workers of this process that still run."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        found = [p for p in psutil.Process().children(recursive=True) if "popen_loky" in " ".join(cmdline(p))]
+        found = [p for p in psutil.Process().children(recursive=True) if WORKER in cmdline(p)]
         if not found:
             return []
         time.sleep(0.05)
@@ -329,7 +337,7 @@ def test_a_killed_gate_loses_only_the_shadows_in_flight(world):
     first = gate(world.folder, body)
     try:
         wait_for(lambda: len(world.stored()) == 2 and world.trained() == 4, first)
-        workers = [p for p in psutil.Process(first.pid).children(recursive=True) if "loky" in " ".join(cmdline(p))]
+        workers = [p for p in psutil.Process(first.pid).children(recursive=True) if WORKER in cmdline(p)]
         assert len(workers) >= 2
     finally:
         os.kill(first.pid, signal.SIGKILL)
@@ -360,7 +368,7 @@ def test_ctrl_c_ends_the_workers(world):
     first = gate(world.folder, "time.sleep(600)")
     try:
         wait_for(lambda: world.trained() == 2, first)
-        workers = [p for p in psutil.Process(first.pid).children(recursive=True) if "loky" in " ".join(cmdline(p))]
+        workers = [p for p in psutil.Process(first.pid).children(recursive=True) if WORKER in cmdline(p)]
         first.send_signal(signal.SIGINT)
         _, err = first.communicate(timeout=60)
     finally:
@@ -377,15 +385,189 @@ def wait_for(condition, process, limit=60):
         time.sleep(0.02)
 
 
+# --- recipes that attack the gate -----------------------------------------------------------------------------------
+
+BOMB = """
+import pickle, sys
+class Bomb:
+    def __reduce__(self):
+        return (open, (str(HERE / "ran"), "w"))
+FOLDER, _, PIPE = sys.argv[1:]
+ANSWERS, PIPE = pathlib.Path(FOLDER) / "answers", int(PIPE)
+"""
+
+
+def attack(world, body):
+    """A recipe that begins with tools for an attack; the body is the attack."""
+    lines = textwrap.dedent(body).strip().replace("\n", "\n    ")
+    task = world.recipe(lines)
+    path = world.folder / "recipe.py"
+    path.write_text(path.read_text().replace("class Mean:", BOMB + "\nclass Mean:"))
+    return task
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "said"),
+    [
+        # an answer that is a pickle, in the place of the worker's own
+        (
+            """
+            from privacy_gate.shadows import worker
+            told = {"dtype": "float64", "order": "C"}
+            worker._write = lambda values, path: path.write_bytes(pickle.dumps(Bomb())) and told
+            """,
+            ModelOutputUnusable,
+            "no readable answer",
+        ),
+        (
+            """
+            from privacy_gate.shadows import worker
+            worker.json.dumps = lambda meta: pickle.dumps(Bomb(), 0).decode()
+            """,
+            ModelOutputUnusable,
+            "no readable answer",
+        ),
+        # an array of objects under the worker's own hand
+        (
+            """
+            class Model:
+                def predict_proba(self, features):
+                    return np.array([[Bomb()] * 3] * len(features), dtype=object)
+            return Model()
+            """,
+            ModelOutputUnusable,
+            "type object",
+        ),
+        ("return Bomb()", RecipeFailed, "not a model"),
+        # acknowledgements: too early, of other jobs, too long; bytes of a pickle
+        ("os.write(PIPE, b'done 0\\n')\ntime.sleep(600)", ModelOutputUnusable, "no readable answer"),
+        ("os.write(PIPE, b'done 3\\n')\ntime.sleep(600)", ModelOutputUnusable, "out of turn"),
+        ("os.write(PIPE, b'd' * 60000)\ntime.sleep(600)", ModelOutputUnusable, "out of turn"),
+        ("os.write(PIPE, pickle.dumps(Bomb()))\ntime.sleep(600)", ModelOutputUnusable, "out of turn"),
+        # answers that would make the gate wait, read without end, or read something else
+        (
+            "os.mkfifo(ANSWERS / '0.json')\nos.write(PIPE, b'done 0\\n')\ntime.sleep(600)",
+            ModelOutputUnusable,
+            "no readable answer",
+        ),
+        (
+            "(ANSWERS / '0.json').symlink_to('/dev/zero')\nos.write(PIPE, b'done 0\\n')\ntime.sleep(600)",
+            ModelOutputUnusable,
+            "no readable answer",
+        ),
+        (
+            "(ANSWERS / '0.json').write_text('[' * 16000)\nos.write(PIPE, b'done 0\\n')\ntime.sleep(600)",
+            ModelOutputUnusable,
+            "no readable answer",
+        ),
+        (
+            "open(ANSWERS / '0.json', 'w').truncate(1 << 40)\nos.write(PIPE, b'done 0\\n')\ntime.sleep(600)",
+            ModelOutputUnusable,
+            "no readable answer",
+        ),
+        # an error of the attacker's own making
+        (
+            """
+            told = '{"error": {"class": "__builtins__", "what": "\\\\u001b[31mred", "hint": 1}}'
+            (ANSWERS / '0.json').write_text(told)
+            os.write(PIPE, b'done 0\\n')
+            time.sleep(600)
+            """,
+            RecipeFailed,
+            "^shadow 0: red",
+        ),
+    ],
+)
+def test_nothing_of_a_hostile_worker_runs_in_the_gate(world, body, error, said):
+    with pytest.raises(error, match=said):
+        train(world.plan, attack(world, body), world.store, jobs=1, timeout=60)
+    assert not (world.folder / "ran").exists()
+    assert world.stored() == {}
+    assert alive() == []
+
+
+def test_forged_numbers_are_checked_like_any_answer(world):
+    # Not probabilities at all, with the worker's own functions out of the way.
+    body = """
+    (ANSWERS / '0.values').write_bytes(np.full((60, 3), 7.0).tobytes())
+    (ANSWERS / '0.json').write_text('{"dtype": "float64", "order": "C", "kind": "probabilities"}')
+    os.write(PIPE, b'done 0\\n')
+    time.sleep(600)
+    """
+    with pytest.raises(ModelOutputUnusable, match="shadow 0: 60 of 60 answers are not probabilities"):
+        train(world.plan, attack(world, body), world.store, jobs=1, timeout=60)
+    assert world.stored() == {}
+
+
+def test_processes_that_a_recipe_leaves_behind_end_with_its_worker(world):
+    body = """
+    if os.fork() == 0:
+        (HERE / f"left-{os.getpid()}").touch()
+        time.sleep(600)
+    while not list(HERE.glob("left-*")): time.sleep(0.01)
+    """
+    task = world.recipe(textwrap.dedent(body).strip().replace("\n", "\n    "))
+    assert train(world.plan, task, world.store, jobs=1).trained == 4
+    left = [int(path.name.removeprefix("left-")) for path in world.folder.glob("left-*")]
+    assert left
+    wait_until(lambda: not any(map(runs, left)))
+
+
+def test_a_process_left_behind_does_not_hide_that_its_worker_died(world):
+    task = world.recipe("if os.fork() == 0: time.sleep(600)\n    os._exit(1)")
+    with pytest.raises(WorkerDied, match="shadow 0 died 1 times"):
+        train(world.plan, task, world.store, jobs=1, retries=0, timeout=60)
+
+
+def runs(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(condition, limit=20):
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
 # --- small things ---------------------------------------------------------------------------------------------------
 
 
-def test_workers_see_no_secrets():
-    own = {"AWS_SECRET_ACCESS_KEY": "x", "MLFLOW_TRACKING_TOKEN": "y", "HOME": "/h", "U": "https://me:pw@host/"}
-    seen = {**own, **worker_environment(own)}
-    assert seen["AWS_SECRET_ACCESS_KEY"] == seen["MLFLOW_TRACKING_TOKEN"] == seen["U"] == ""
-    assert seen["HOME"] == "/h"
+def test_workers_see_an_allow_list_and_no_secrets(world, monkeypatch):
+    for name in ("GH_PAT", "DATABASE_URL", "GITHUB_ENV", "MLFLOW_TRACKING_TOKEN", "PYTHONSTARTUP", "MY_SETTING"):
+        monkeypatch.setenv(name, "hunter2")
+    task = world.recipe("(HERE / 'seen').write_text(repr(dict(os.environ)))")
+    train(world.plan, task, world.store, jobs=1)
+    seen = ast.literal_eval((world.folder / "seen").read_text())
+    assert "hunter2" not in seen.values()
+    assert seen["HOME"].startswith(str(world.store.root))
     assert seen["OMP_NUM_THREADS"] == "1"
+    assert seen["PATH"] == os.environ["PATH"]
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 4),
+        ({"cpu.max": "max 100000\n"}, 4),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "1000 100000\n"}, 1),
+        ({"cpu.max": "900000 100000\n"}, 4),
+        ({"cpu.max": "strange"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, 4),
+    ],
+)
+def test_usable_cores(tmp_path, monkeypatch, files, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5}, raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == cores
 
 
 def test_the_estimate_is_the_mean_pace():

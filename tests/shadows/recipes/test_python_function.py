@@ -36,7 +36,8 @@ def test_what_it_raises_is_told_with_its_line(train, tmp_path):
         train(
             "def deep(x):\n    raise ValueError('bad rate')\ndef train(features, labels, *, seed):\n    deep(features)"
         )
-    assert "ValueError: bad rate" in caught.value.what
+    assert "raised ValueError (" in caught.value.what
+    assert "bad rate" not in caught.value.what  # the text may quote a record
     assert f"{tmp_path / 'recipe.py'}:2" in caught.value.what
 
 
@@ -55,5 +56,5 @@ def test_what_is_not_a_model(train, returned, said):
 
 
 def test_the_wrong_signature(train):
-    with pytest.raises(RecipeFailed, match="seed"):
+    with pytest.raises(RecipeFailed, match=r"train\(\) raised TypeError"):
         train("def train(features, labels):\n    return print")

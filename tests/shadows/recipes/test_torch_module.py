@@ -146,7 +146,7 @@ def test_an_epoch_sees_each_row_once(n, size):
 
 
 @pytest.mark.parametrize(
-    ("factory", "said"), [("nothing", "returned dict"), ("broken", r"KeyError: 'width' .*net\.py:16")]
+    ("factory", "said"), [("nothing", "returned dict"), ("broken", r"raised KeyError .*net\.py:16")]
 )
 def test_factories_that_make_no_module(train, factory, said):
     with pytest.raises(RecipeFailed, match=said):
@@ -154,7 +154,7 @@ def test_factories_that_make_no_module(train, factory, said):
 
 
 def test_a_module_of_the_wrong_width(train):
-    with pytest.raises(RecipeFailed, match="mat1 and mat2"):
+    with pytest.raises(RecipeFailed, match=r"training the module of net\.py raised RuntimeError"):
         train(features=X[:, :3])
 
 
