@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -57,8 +57,9 @@ def check(
     from privacy_gate.build import build
     from privacy_gate.cli.console import ConsoleProgress, show_verdict
     from privacy_gate.pipeline import check as run_check
-    from privacy_gate.reports import CATALOG
+    from privacy_gate.reports import CATALOG, clear
 
+    clear(out)  # a misspelt option, too, must not leave an earlier pass behind
     files, printed = _split(formats)
     request = build(
         model=model,
@@ -92,6 +93,3 @@ def _split(formats: list[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]
     for name in (*files, *printed):
         CATALOG[name]
     return files, printed
-
-
-Suite = Literal["fast", "full", "deep"]

@@ -23,9 +23,9 @@ def plan(
     jobs: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
-    """Resolve everything, train nothing: what will run, what is cached, the minutes, what can be decided.
+    """Resolve everything, train nothing: what will run, what is cached, the minutes, which rules can pass.
 
-    Ends with 4 when a blocking rule cannot be decided by these numbers of records.
+    Ends with 4 when a blocking rule cannot pass with these numbers of records.
     """
     from privacy_gate.build import build
     from privacy_gate.cli.console import ConsoleProgress, clean, console
