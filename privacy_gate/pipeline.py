@@ -105,9 +105,9 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
     """
     watch = progress or Silent()
     began = time.time()
-    _require_folder(request.out)
     clear(request.out)
     policy, attacks, defence = settle(request)
+    _require_folder(request.out)
     parts = known(request, policy)
     try:
         if request.observations is not None:

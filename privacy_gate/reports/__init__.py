@@ -67,8 +67,9 @@ def clear(folder: Path) -> None:
 
     Raises StorageFailed.
     """
-    for form in CATALOG:
-        remove(folder / form.filename)
+    if folder.is_dir():
+        for form in CATALOG:
+            remove(folder / form.filename)
 
 
 def remove(path: Path) -> None:

@@ -505,7 +505,8 @@ def test_the_disk_of_the_report_is_full(here: Here, observations: Path, tmp_path
     with files_up_to(10_000):
         again = here(*command)
     assert again.code == 3
-    assert {path.name: path.read_bytes() for path in whole.out.iterdir()} == before
+    # The earlier report belongs to an earlier run: it is gone, and no part of a new one is there.
+    assert list(whole.out.iterdir()) == []
     # Room for report.json but not for the page: an older page beside a newer verdict would be a lie.
     assert len(before["report.json"]) < len(before["report.html"])
     with files_up_to((len(before["report.json"]) + len(before["report.html"])) // 2):
