@@ -310,7 +310,8 @@ def scale(rule: Rule) -> Scale | None:
     start = 0.5 if rule.metric.endswith(("accuracy", "auc")) else 0.0
     start = min(start, *known, rule.limit)
     end = max(*known, rule.limit)
-    end = start + (end - start) * 1.15 if end > start else start + 1.0
+    roomy = start + (end - start) * 1.15 if end > start else start + 1.0
+    end = min(roomy, 1.0) if end <= 1.0 else roomy  # no rate and no AUC goes beyond 1
     low, high = (known[0] if bound is None else bound for bound in (rule.low, rule.high))
     return Scale(
         _position(rule.limit, start, end),
