@@ -20,7 +20,7 @@ from privacy_gate.errors import EvaluationFailed, NotEvaluable
 
 SMALLEST_P = 1e-15  # p-values are not resolved below it
 MOST_RECORDS = 10_000_000  # sample-size answers stop here: more means "not with this kind of evidence"
-FEWEST_FOR_DELONG = 30  # persons on a side below which a normal approximation is not trusted (methods.md 4.2)
+FEWEST_FOR_DELONG = 30  # persons on a side below which a normal approximation is not trusted
 
 _TIES_STREAM = 1  # keeps the tie-breaking draws apart from every other use of the run's seed
 
@@ -474,7 +474,7 @@ def rank_with_fpr_at_most(n: int, fpr: float, alpha: float) -> int | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TprAtFpr:
-    """TPR at the false-positive rate `fpr`, in [0, 1], by order statistics of the non-members (DESIGN.md section 5).
+    """TPR at the false-positive rate `fpr`, in [0, 1], by order statistics of the non-members.
 
     `hits[k]` member units can be flagged with k non-member units: those above the (k+1)-th highest non-member.
     The upper bound takes a threshold at a non-member whose FPR is surely not below `fpr`, the lower bound one whose
@@ -635,7 +635,7 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
 def records_for_accuracy(limit: float, assumed: float, alpha: float, power: float) -> int:
     """Independent records per side that decide on which side of `limit` an accuracy of `assumed` lies.
 
-    n = ((z_alpha + z_beta) / (limit - assumed))^2 / 8 at the worst-case variance; at most 10 million (methods.md 4.4).
+    n = ((z_alpha + z_beta) / (limit - assumed))^2 / 8 at the worst-case variance; at most 10 million.
     """
     gap = abs(limit - assumed)
     needed = 0.125 * (_deviate(alpha) + _deviate(1.0 - power)) ** 2

@@ -53,7 +53,7 @@ class Promise:
     """One promise and what was found.
 
     id         of the promise, stable
-    world      methods.md section 7, in words
+    world      the simulated world, in words
     promise    what is promised
     measured   rate or mean over the replicates
     nominal    what it should be: at most, at least, or just this

@@ -119,7 +119,7 @@ def test_advantage_bounds_hold_at_their_level(tpr, fpr, n):
     rng, runs, truth = np.random.default_rng(1), 3000, tpr - fpr
     draws = rng.binomial(n, [tpr, fpr], size=(runs, 2)) / n
     found = [metrics.Advantage(metrics.Proportion(a, n), metrics.Proportion(b, n)) for a, b in draws]
-    # MOVER is approximate: methods.md 4.2 measured two-sided coverage down to 94.55 %, one-sided 0.5 % to one tail.
+    # MOVER is approximate: its two-sided coverage was measured down to 94.55 %, one-sided 0.5 % to one tail.
     limit = allowed_misses(runs, 0.055)
     assert sum(f.lower(0.05) > truth for f in found) <= limit
     assert sum(f.upper(0.05) < truth for f in found) <= limit
@@ -651,7 +651,7 @@ def test_holm_lies_between_bonferroni_and_no_correction(p_values, alpha):
     ],
 )
 def test_records_for_accuracy_reproduces_the_table(gap, alpha, sizes):
-    """methods.md 4.4, at 80, 90 and 95 % power."""
+    """The textbook table, at 80, 90 and 95 % power."""
     found = [metrics.records_for_accuracy(0.6, 0.6 - gap, alpha, power) for power in (0.8, 0.9, 0.95)]
     assert found == pytest.approx(sizes, abs=1)
     assert found == [metrics.records_for_accuracy(0.6 - gap, 0.6, alpha, power) for power in (0.8, 0.9, 0.95)]

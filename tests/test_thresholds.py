@@ -329,7 +329,7 @@ def test_folds_that_leak_are_refused():
 
 
 def test_without_leakage_cross_fitted_accuracy_is_chance_and_in_sample_accuracy_is_not():
-    """methods.md 0.5: 30 in-sample class thresholds invent 57.0 % where nothing leaks, a global one 51.4 %."""
+    """30 in-sample class thresholds invent 57.0 % where nothing leaks, a global one 51.4 %."""
     rng, member, persons = np.random.default_rng(1), np.arange(2000) < 1000, np.arange(2000)
     crossed, in_sample = [], []
     for seed in range(30):

@@ -105,7 +105,7 @@ def z_sum(effort: Effort) -> float:
 
 
 def needed_for_accuracy(settings: LimitSettings, effort: Effort) -> dict[str, int]:
-    """Members and non-members that decide a balanced accuracy (methods.md 4.4); {} if it is at the limit."""
+    """Members and non-members that decide a balanced accuracy; {} if it is at the limit."""
     assumed = 0.5 if effort.assumed is None else effort.assumed
     return both(metrics.records_for_accuracy(settings.max, assumed, effort.alpha, effort.power))
 

@@ -1,4 +1,4 @@
-"""From evidence to a verdict (DESIGN.md section 5): pass, fail or inconclusive, with its exit code and headline.
+"""From evidence to a verdict: pass, fail or inconclusive, with its exit code and headline.
 
 A rule passes if every upper bound is within the limit: uncorrected, since every one of them has to be.
 A rule fails if a lower bound is beyond the limit, corrected over all hypotheses of all rules: Holm decides, and the

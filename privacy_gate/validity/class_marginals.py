@@ -26,7 +26,7 @@ def noncentrality(statistic: float, freedom: int, tail: float) -> float:
 
 @check(id="class_marginals", title="classes are mixed alike", invalidates=Invalidates.BOTH)
 def class_marginals(c: Circumstances) -> Finding:
-    """Cramér's V of class and membership, bounded through the noncentral chi-square distribution (methods.md 3.11)."""
+    """Cramér's V of class and membership, bounded through the noncentral chi-square distribution."""
     name, takes = "class_marginals", Invalidates.BOTH
     table = np.zeros((2, len(c.audit.classes)))
     np.add.at(table, (c.audit.member.astype(np.int64), c.audit.labels), 1.0)

@@ -17,7 +17,7 @@ SIGNAL = "logit_confidence"
 def out_model_placebo(c: Circumstances) -> Finding:
     """AUC of the mean confidence of the models that did not train on a record, between members and non-members.
 
-    Two-sided: easier members invent leakage, harder members mask it (methods.md 3.11).
+    Two-sided: easier members invent leakage, harder members mask it.
     """
     name, takes = "out_model_placebo", Invalidates.BOTH
     member, answers = c.observations.reference_member, c.observations.references.get(SIGNAL)

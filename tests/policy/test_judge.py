@@ -355,7 +355,7 @@ def test_a_rule_that_fails_has_an_upper_bound_beyond_its_limit(found, limits):
 @settings(max_examples=100, deadline=None)
 @given(seen, limits)
 def test_the_verdict_is_that_of_the_definition(found, limits):
-    """A slow twin of DESIGN.md section 5, in one place and without rules, families or wording."""
+    """A slow twin of the decision, in one place and without rules, families or wording."""
     with_rules = with_limits(limits)
     cells, complete = [], True
     for in_force in with_rules.rules:

@@ -17,7 +17,7 @@ def answers(profile, members, nonmembers):
 
 @pytest.mark.parametrize(
     ("gap", "power", "alpha", "records"),
-    [  # methods.md 4.4, rounded there to whole records
+    [  # n = ((z_a + z_b) / distance)^2 / 8, rounded to whole records
         (0.05, 0.8, 0.05, 310),
         (0.05, 0.9, 0.05, 429),
         (0.05, 0.95, 0.05, 542),

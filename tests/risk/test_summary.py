@@ -1,4 +1,4 @@
-"""Counts of persons, and calibration as methods.md defines it."""
+"""Counts of persons, and calibration over ten equal bins."""
 
 import math
 
