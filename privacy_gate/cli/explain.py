@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -148,7 +147,6 @@ def _rule_facts(rule: Rule) -> list[str]:
     return facts
 
 
-_NOTES = re.compile(r" ?\((methods|DESIGN)\.md[^)]*\)")  # references of the source to papers that users do not have
 _ACTIONS = {"block": "blocks", "warn": "warns", "off": "off"}
 
 
@@ -166,7 +164,7 @@ def _attack_facts(attack: Attack) -> list[str]:
 
 def _check_facts(check: ValidityCheck) -> list[str]:
     takes = {"pass": "a pass", "both": "a pass and a failure"}[check.invalidates.value]
-    summary = _NOTES.sub("", " ".join((check.run.__doc__ or "").split()))
+    summary = " ".join((check.run.__doc__ or "").split())
     return [summary, "", f"- when it fires it takes away {takes}"]
 
 
