@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,12 +42,14 @@ class Evaluation:
     curves      attack id -> (fpr, tpr) of its first ranking
     shown_risk  estimators that no verdict rests on
     signals     title -> [R] of the target
+    warnings    what could not be computed, for people
     """
 
     evidence: Evidence
     curves: Mapping[str, tuple[Floats, Floats]]
     shown_risk: tuple[RiskScores, ...]
     signals: Mapping[str, Floats]
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -71,7 +72,8 @@ def evaluate(
         outcome for view in observed.views for name in attacks for outcome in measure(ATTACKS[name], view, audit, seed)
     )
     view = observed.views[0]
-    risks = tuple(_risks(observed, audit, outcomes, seed))
+    warnings: list[str] = []
+    risks = tuple(_risks(observed, audit, outcomes, seed, warnings))
     judged = next((risk for risk in risks if risk.estimator == JUDGED_ESTIMATOR), None)
     circumstances = Circumstances(
         audit=audit,
@@ -108,18 +110,25 @@ def evaluate(
         curves=_curves(outcomes, audit),
         shown_risk=tuple(risk for risk in risks if risk is not judged),
         signals={title: view.seen.target[name] for title, name in SHOWN_SIGNALS.items() if name in view.seen.target},
+        warnings=tuple(warnings),
     )
 
 
-def _risks(observed: Observed, audit: Audit, outcomes: Sequence[AttackOutcome], seed: int) -> Iterator[RiskScores]:
+def _risks(
+    observed: Observed, audit: Audit, outcomes: Sequence[AttackOutcome], seed: int, warnings: list[str]
+) -> Iterator[RiskScores]:
     view = observed.views[0]
     scores = {o.id: o.scores for o in outcomes if isinstance(o, AttackResult) and o.adaptive}
     given = RiskInput(target=view.seen, pool=view.pool, scores=scores, audit=audit, seed=seed)
     for estimator in ESTIMATORS:
         if view.pool is not None or not estimator.needs_pool:
-            # Without its scores the rules about risk stay undecided; what other rules have proven stands.
-            with contextlib.suppress(GateError, ArithmeticError, ValueError, LookupError):
-                yield summarise(estimator.id, estimator.estimate(given), audit, seed)
+            try:
+                scores_of = summarise(estimator.id, estimator.estimate(given), audit, seed)
+            except (GateError, ArithmeticError, ValueError, LookupError) as error:
+                # Without its scores the rules about risk stay undecided; what other rules have proven stands.
+                warnings.append(f"risk estimator {estimator.id} failed ({type(error).__name__}): it gives no scores")
+            else:
+                yield scores_of
 
 
 def _finding(check: ValidityCheck, circumstances: Circumstances) -> Finding:

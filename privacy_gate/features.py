@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from privacy_gate.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +59,21 @@ def load(path: Path) -> Features:
     import pandas as pd
 
     return pd.read_parquet(path)
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an .npz, without pickles; DataError if it is none."""
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise ValueError("a single array")
+        with archive:
+            return {name: archive[name] for name in archive.files}
+    # An encrypted archive is a RuntimeError, a damaged one zlib's.
+    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+        raise DataError(
+            f"{path}: not a readable .npz ({error})", "write it with numpy.savez, without objects"
+        ) from error
 
 
 def row_hashes(features: Features, labels: NDArray[Any]) -> NDArray[np.uint64]:

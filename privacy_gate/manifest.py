@@ -6,8 +6,6 @@ Rows are members, then non-members, then the population. Seen records are read o
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from privacy_gate.datamodel import Audit, Bools, Ints, Role, freeze
 from privacy_gate.errors import DataError, NotEvaluable
-from privacy_gate.features import Features, concat, digest, row_hashes, take
+from privacy_gate.features import Features, concat, digest, read_npz, row_hashes, take
 from privacy_gate.request import DataManifest, Source
 from privacy_gate.storage import sha256_of_file, sha256_of_json
 
@@ -124,21 +122,6 @@ def _locate(source: Source, base: Path, fetch: Fetch) -> Path:
                 "the file is not the one that was agreed on; restore it or update the manifest on purpose",
             )
     return path
-
-
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an .npz, without pickles; DataError if it is none."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("a single array")
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    # An encrypted archive is a RuntimeError, a damaged one zlib's.
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
-        raise DataError(
-            f"{path}: not a readable .npz ({error})", "write it with numpy.savez, without objects"
-        ) from error
 
 
 def _read_frame(path: Path, person: str | None) -> pd.DataFrame:

@@ -14,7 +14,8 @@ from privacy_gate.attacks import CATALOG as ATTACKS
 from privacy_gate.datamodel import WITHHELD, Audit, Bools, Floats, Ints, Observations, Outputs, ShadowPlan
 from privacy_gate.defences import OutputDefence
 from privacy_gate.errors import DataError, ModelOutputUnusable, NotEvaluable
-from privacy_gate.manifest import SHARED_PERSONS, read_npz, require_evaluable
+from privacy_gate.features import read_npz
+from privacy_gate.manifest import SHARED_PERSONS, require_evaluable
 from privacy_gate.measure import View
 from privacy_gate.signals import collect
 from privacy_gate.signals.logit_space import resolution_of

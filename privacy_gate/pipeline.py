@@ -410,6 +410,7 @@ def _judged(evaluation: Evaluation, parts: Known) -> Evidence:
         shown_risk=evaluation.shown_risk,
         signals=evaluation.signals,
         findings=evaluation.evidence.findings,
+        warnings=(*parts.found.get("warnings", ()), *evaluation.warnings),
     )
     return evaluation.evidence
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Bools, Outputs, ShadowPlan
 from privacy_gate.errors import DataError
+from privacy_gate.features import read_npz
 
 _CONTRACT = "an .npz with probs or logits [S, U, K] and member [S, U] (bool), no pickles"
 
@@ -49,16 +48,12 @@ def finished(path: Path, records: int, classes: int, pool: Bools, train_size: in
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise DataError(f"shadows.recipe.load: there is no file {path}", "paths start beside the config")
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("a single array")
-        with archive:
-            return {name: archive[name] for name in archive.files}
-    except FileNotFoundError as error:
-        raise DataError(f"shadows.recipe.load: there is no file {path}", "paths start beside the config") from error
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}", f"it must be {_CONTRACT}") from error
+        return read_npz(path)
+    except DataError as error:
+        raise DataError(error.what, f"it must be {_CONTRACT}") from error
 
 
 def _check_shadow(where: str, values: NDArray[Any], mask: Bools, probabilities: bool) -> None:

@@ -60,7 +60,7 @@ def test_records_without_two_in_and_two_out_are_noted(tmp_path):
         ({"probs": np.tile([1.5, -0.5], (S, U, 1))}, "add up to one"),
         ({"probs": np.full((S, U, K), np.nan)}, "not finite"),
         ({"probs": np.ones((S, U, K), int)}, "of type int64"),
-        ({"probs": np.full((S, U, K), None)}, "cannot be read"),  # objects are pickles, and pickles are programs
+        ({"probs": np.full((S, U, K), None)}, "not a readable"),  # objects are pickles, and pickles are programs
     ],
 )
 def test_what_is_refused(tmp_path, changes, said):
@@ -71,13 +71,13 @@ def test_what_is_refused(tmp_path, changes, said):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not really", b"text"])
 def test_files_that_are_no_archive(tmp_path, content):
     (tmp_path / "shadows.npz").write_bytes(content)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not a readable"):
         finished(tmp_path / "shadows.npz", U, K, POOL, 5)
 
 
 def test_a_lone_array_is_no_archive(tmp_path):
     np.save(tmp_path / "shadows.npy", np.zeros(3))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not a readable"):
         finished(tmp_path / "shadows.npy", U, K, POOL, 5)
 
 
