@@ -207,6 +207,14 @@ class Scope(StrEnum):
     CLASS_WEIGHTED = "class-weighted"  # per class, weighted so that it dominates GLOBAL on the data it is fitted on
 
 
+class Estimand(StrEnum):
+    """What the numbers are about."""
+
+    ARTEFACT = "artefact"  # this model; its members are a sample of the records it might have been trained on
+    CENSUS = "artefact-census"  # this model; every record it was trained on was scored
+    PROCEDURE = "procedure"  # models that this training procedure makes: several were retrained
+
+
 class Measurement(Protocol):
     """A number with one-sided confidence bounds at any level."""
 
@@ -219,6 +227,31 @@ class Measurement(Protocol):
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at confidence 1 - alpha."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice:
+    """A part of the audited records that was chosen without looking at the target's answers."""
+
+    by: str  # class, a declared group, or difficulty
+    value: str
+    rows: Bools  # [R]
+    members: int  # persons
+    nonmembers: int
+
+    def __post_init__(self) -> None:
+        freeze(self.rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SliceAccuracy:
+    """What one attack achieves within one slice."""
+
+    by: str
+    value: str
+    members: int  # persons
+    nonmembers: int
+    accuracy: Measurement  # balanced accuracy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -236,6 +269,8 @@ class AttackResult:
     tpr_at_fpr: Mapping[float, Measurement]  # FPR -> TPR
     scores: Floats  # [R], higher = more likely a member; never leaves the process
     decisions: Bools  # [R] of the first repeat; never leaves the process
+    slices: tuple[SliceAccuracy, ...] = ()
+    precision: Mapping[float, Measurement] = field(default_factory=dict)  # prior -> precision of the decisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +308,8 @@ class HighRisk:
     nonmembers: int  # non-member persons at or above the score
     attributable: Measurement  # share of member persons in excess of the non-members' share
     precision: Measurement  # at prior one half
+    precision_at: Mapping[float, Measurement] = field(default_factory=dict)  # prior -> precision
+    sure: int | None = None  # member persons whose interval lies at or above the score; None without intervals
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -284,9 +321,32 @@ class RiskScores:
     high: tuple[HighRisk, ...]
     calibration: Mapping[str, float]  # rmse, rmse_weighted, ece, brier, log_loss
     reliability: tuple[tuple[float, float, int], ...] = ()  # (mean score, member share at prior 1/2, records) per bin
+    interval: tuple[Floats, Floats] | None = None  # [R] each: ends of the 90 % interval over shadows
+    errors: Mapping[str, Measurement] = field(default_factory=dict)  # calibration errors with bounds
 
     def __post_init__(self) -> None:
-        freeze(self.scores)
+        freeze(self.scores, *(self.interval or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class CauseRow:
+    """One line of a cause's table: a class, a group, a kind of record. Few members: hidden in shared reports."""
+
+    name: str
+    members: int
+    numbers: Mapping[str, float]  # column -> value
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why records are at risk: one observation about the audited records, as aggregates only."""
+
+    id: str
+    title: str
+    value: float | None
+    p_value: float | None
+    reason: str
+    rows: tuple[CauseRow, ...] = ()
 
 
 # --- the verdict ----------------------------------------------------------------------------------------------------
@@ -310,6 +370,35 @@ class Finding:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Regression:
+    """The candidate against an approved model: differences of balanced accuracy, candidate minus reference.
+
+    paired  on persons who are members of both and on persons who are members of neither; else two stored reports
+    """
+
+    reference: str  # models:/churn/11, or a report's subject
+    reference_digest: str | None
+    paired: bool
+    members: int  # persons compared; 0 where only reports were
+    nonmembers: int
+    differences: tuple[tuple[str, Measurement], ...]  # name of the attack, threat model and scope -> difference
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An earlier evaluation of the same model, as the registry remembers it."""
+
+    data_digest: str
+    seed: int
+    policy_digest: str
+    verdict: str
+    exit_code: int
+    run_id: str
+    at: str  # ISO time
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """All that the policy judges."""
@@ -322,6 +411,10 @@ class Evidence:
     member_persons: int
     nonmember_persons: int
     seed: int = 0
+    estimand: Estimand = Estimand.ARTEFACT
+    description: Description | None = None  # None when predictions are judged alone
+    regression: Regression | None = None
+    attempt: int = 1  # which evaluation of this model on other data or seeds this is
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +432,7 @@ class RuleStatus(StrEnum):
     PASS = "pass"
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
+    WAIVED = "waived"
     ERROR = "error"
     NOT_APPLICABLE = "not_applicable"
 
@@ -364,6 +458,23 @@ class RuleOutcome:
     location: Location | None = None
     cell: str = ""  # the attack, threat model and scope that decided
     needed: Mapping[str, int] = field(default_factory=dict)  # records that would decide, when inconclusive
+    waiver: str = ""  # id of the waiver in effect
+    enforce_from: str = ""  # ISO date from which the rule blocks; until then it warns
+
+
+@dataclass(frozen=True, slots=True)
+class WaiverState:
+    """One waiver of the waiver file, and what became of it in this run."""
+
+    id: str
+    rule: str
+    state: Literal["active", "unused", "expired", "exceeded", "refused"]  # refused: the policy does not allow it
+    reason: str  # the approver's
+    note: str  # why it is in this state
+    approved_by: tuple[str, ...] = ()
+    ticket: str = ""
+    created: str = ""  # ISO date
+    expires: str = ""
 
 
 class VerdictStatus(StrEnum):
@@ -386,3 +497,4 @@ class Verdict:
     headline: str
     rules: tuple[RuleOutcome, ...]
     counts: Mapping[str, int]
+    waivers: tuple[WaiverState, ...] = ()

@@ -9,10 +9,13 @@ import numpy as np
 
 from privacy_gate import metrics
 from privacy_gate.attacks import CATALOG as ATTACKS
+from privacy_gate.causes import CATALOG as CAUSES
+from privacy_gate.causes import CauseInput
 from privacy_gate.datamodel import (
     AttackOutcome,
     AttackResult,
     Audit,
+    Cause,
     Description,
     Evidence,
     Finding,
@@ -24,14 +27,16 @@ from privacy_gate.datamodel import (
 from privacy_gate.errors import GateError
 from privacy_gate.measure import measure
 from privacy_gate.observe import Observed
+from privacy_gate.policy import Policy
 from privacy_gate.risk import CATALOG as ESTIMATORS
 from privacy_gate.risk import RiskInput
 from privacy_gate.risk.summary import summarise
 from privacy_gate.validity import CATALOG as CHECKS
-from privacy_gate.validity import Circumstances, ValidityCheck
+from privacy_gate.validity import Circumstances, Inputs, ValidityCheck
 
 JUDGED_ESTIMATOR = "calibrated"
 VALIDITY_ALPHA = 0.05
+HIGH_SCORE = 0.8  # four to one odds
 SHOWN_SIGNALS = {"logit confidence": "logit_confidence", "modified entropy": "modified_entropy"}
 
 
@@ -43,6 +48,7 @@ class Evaluation:
     shown_risk  estimators that no verdict rests on
     signals     title -> [R] of the target
     warnings    what could not be computed, for people
+    causes      why records are at risk
     """
 
     evidence: Evidence
@@ -50,6 +56,7 @@ class Evaluation:
     shown_risk: tuple[RiskScores, ...]
     signals: Mapping[str, Floats]
     warnings: tuple[str, ...] = ()
+    causes: tuple[Cause, ...] = ()
 
 
 def evaluate(
@@ -66,6 +73,8 @@ def evaluate(
     defence: str = "",
     train_size: int | None = None,
     model: Description | None = None,
+    policy: Policy | None = None,
+    inputs: Inputs | None = None,
 ) -> Evaluation:
     """Every attack under every view, every estimator, every validity check; see `validity.Circumstances`."""
     outcomes = tuple(
@@ -92,8 +101,24 @@ def evaluate(
         model=model,
         seed=seed,
         alpha=VALIDITY_ALPHA,
-        limits={},
+        view=view,
+        suite=tuple(attacks),
+        policy=policy,
+        risk=judged,
+        inputs=inputs,
     )
+    looked_at = CauseInput(
+        audit=audit,
+        view=view,
+        attacks=outcomes,
+        risk=judged,
+        embedding=observed.embedding,
+        target_correct=observed.target_correct,
+        shadow_correct=observed.shadow_correct,
+        score=HIGH_SCORE,
+        seed=seed,
+    )
+    causes = tuple(_causes(looked_at, warnings))
     persons = [len(np.unique(audit.persons[side])) for side in (audit.member, ~audit.member)]
     evidence = Evidence(
         attacks=outcomes,
@@ -104,6 +129,7 @@ def evaluate(
         member_persons=persons[0],
         nonmember_persons=persons[1],
         seed=seed,
+        description=model,
     )
     return Evaluation(
         evidence=evidence,
@@ -111,7 +137,20 @@ def evaluate(
         shown_risk=tuple(risk for risk in risks if risk is not judged),
         signals={title: view.seen.target[name] for title, name in SHOWN_SIGNALS.items() if name in view.seen.target},
         warnings=tuple(warnings),
+        causes=causes,
     )
+
+
+def _causes(given: CauseInput, warnings: list[str]) -> Iterator[Cause]:
+    for finder in CAUSES:
+        try:
+            found = finder.find(given)
+        except (GateError, ArithmeticError, ValueError, LookupError) as error:
+            # An explanation that breaks takes nothing from the verdict; it must not be missed in silence either.
+            warnings.append(f"cause {finder.id} could not be looked for ({type(error).__name__})")
+        else:
+            if found is not None:
+                yield found
 
 
 def _risks(

@@ -67,6 +67,7 @@ class Observed:
 
     views           the adaptive attacker's; with a defence also the non-adaptive one's
     saturated       share of target answers whose true-class probability is exactly 0 or 1
+    embedding       [R, K] logits or log probabilities of the target, as released
     target_correct  [R]
     shadow_correct  [S, R]; None without shadows
     """
@@ -74,6 +75,7 @@ class Observed:
     views: tuple[View, ...]
     saturated: float
     resolution: float
+    embedding: Floats
     target_correct: Bools
     shadow_correct: Bools | None
 
@@ -99,6 +101,7 @@ def observe(answers: Answers, audit: Audit, attacks: Iterable[str], defence: Out
         views=views,
         saturated=_saturated(target, audit.labels),
         resolution=_resolution(answers, target, defence),
+        embedding=_embedding(target, _resolution(answers, target, defence)),
         target_correct=np.asarray(target.values.argmax(1) == audit.labels),
         shadow_correct=shadow_correct,
     )
@@ -155,6 +158,12 @@ def _view(
         reference_member=answers.reference_member if references else None,
     )
     return View(seen, pool, adaptive)
+
+
+def _embedding(outputs: Outputs, step: float) -> Floats:
+    """Where a record lies in the space of the model's last layer, as far as its answers show it."""
+    values = outputs.values.astype(np.float64)
+    return values if outputs.kind == "logits" else np.log(np.maximum(values, max(step / 2, 1e-30)))
 
 
 def _saturated(outputs: Outputs, labels: Ints) -> float:

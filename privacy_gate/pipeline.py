@@ -111,11 +111,11 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
     parts = known(request, policy)
     try:
         if request.observations is not None:
-            evidence = _judge_predictions(request, attacks, parts)
+            evidence = _judge_predictions(request, policy, attacks, parts)
         else:
             store = Store(store_path(request))
             with store.workdir() as work:
-                evidence = _judge_model(request, attacks, defence, store, work, parts, watch)
+                evidence = _judge_model(request, policy, attacks, defence, store, work, parts, watch)
         verdict = judge(policy, evidence)
     except UsageError:
         raise
@@ -323,6 +323,7 @@ def _config(request: CheckRequest) -> Config:
 
 def _judge_model(
     request: CheckRequest,
+    policy: Policy,
     attacks: Sequence[str],
     defence: OutputDefence | None,
     store: Store,
@@ -352,6 +353,7 @@ def _judge_model(
             defence=next(iter(_config(request).defence), ""),
             train_size=ready.dataset.train_size,
             model=ready.description,
+            policy=policy,
         ),
         parts,
     )
@@ -394,12 +396,12 @@ def _note_accuracy(ready: Prepared, outputs: Sequence[Outputs], observed: Observ
     )
 
 
-def _judge_predictions(request: CheckRequest, attacks: Sequence[str], parts: Known) -> Evidence:
+def _judge_predictions(request: CheckRequest, policy: Policy, attacks: Sequence[str], parts: Known) -> Evidence:
     assert request.observations is not None
     answers, audit, removed = from_file(request.observations)
     parts.add(audit=audit, removed=removed, uri=None)
     observed = observe(answers, audit, attacks, None)
-    return _judged(evaluate(observed, audit, attacks, parts.seed, candidates=len(audit.labels)), parts)
+    return _judged(evaluate(observed, audit, attacks, parts.seed, candidates=len(audit.labels), policy=policy), parts)
 
 
 def _judged(evaluation: Evaluation, parts: Known) -> Evidence:

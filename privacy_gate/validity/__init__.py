@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from privacy_gate.catalog import Catalog
 from privacy_gate.datamodel import (
@@ -12,10 +12,37 @@ from privacy_gate.datamodel import (
     Bools,
     Description,
     Finding,
+    Floats,
+    Ints,
     Invalidates,
     Observations,
+    RiskScores,
     ShadowPlan,
 )
+from privacy_gate.measure import View
+from privacy_gate.policy import Policy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """What the records themselves tell, without any model under audit.
+
+    scores   [n] how much a classifier, fitted on other persons, takes each record for a member, from input and label
+    member   [n]
+    persons  [n]
+    near     non-members that have a near duplicate among the members; None: not looked for
+    expected near duplicates to expect: members that have one among the other members, scaled to the non-members
+    compared non-members that were compared
+    note     what was compared how, for people
+    """
+
+    scores: Floats
+    member: Bools
+    persons: Ints
+    near: int | None = None
+    expected: float = 0.0
+    compared: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +65,12 @@ class Circumstances:
     model            what loading the candidate told; None when predictions are judged alone
     seed             of the run
     alpha            level shared by all checks
+    limits           check id -> limit of the policy
+    view             the adaptive attacker's; None where only observations are known
+    suite            ids of the attacks that were asked for
+    policy           that will judge; None where none is known
+    risk             the judged estimator's scores
+    inputs           None where the records are not known (predictions judged alone)
     """
 
     audit: Audit
@@ -56,7 +89,12 @@ class Circumstances:
     model: Description | None
     seed: int
     alpha: float
-    limits: Mapping[str, float]
+    limits: Mapping[str, float] = field(default_factory=dict)
+    view: View | None = None
+    suite: Sequence[str] = ()
+    policy: Policy | None = None
+    risk: RiskScores | None = None
+    inputs: Inputs | None = None
 
 
 Check = Callable[[Circumstances], Finding]
