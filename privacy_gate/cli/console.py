@@ -31,6 +31,7 @@ MARKS = {
     "fail": ("✖", "bold red"),
     "inconclusive": ("?", "yellow"),
     "error": ("!", "bold red"),
+    "waived": ("~", "yellow"),
     "not_applicable": ("–", "dim"),
 }
 

@@ -142,6 +142,8 @@ def rule(outcome: datamodel.RuleOutcome) -> doc.Rule:
         reason=without_secrets(outcome.reason),
         cell=outcome.cell,
         needed={key: int(count) for key, count in outcome.needed.items()},
+        waiver=outcome.waiver,
+        enforce_from=outcome.enforce_from,
     )
 
 
@@ -185,8 +187,104 @@ def attack(outcome: datamodel.AttackOutcome, curve: Curve | None = None, alpha: 
                 rate_key(rate): interval(measured, alpha)
                 for rate, measured in sorted(outcome.tpr_at_fpr.items(), reverse=True)
             },
+            precision=_by_rate(outcome.precision, alpha),
         ),
         roc=None if curve is None else thin(curve),
+    )
+
+
+def _by_rate(measured: Mapping[float, datamodel.Measurement], alpha: float) -> dict[str, doc.Interval]:
+    return {rate_key(rate): interval(measured[rate], alpha) for rate in sorted(measured, reverse=True)}
+
+
+def slices(outcomes: Iterable[datamodel.AttackOutcome], alpha: float = ALPHA) -> tuple[doc.SliceAccuracy, ...]:
+    """The strongest attack per slice; its lower bound is corrected for all attacks in all slices."""
+    found = [(o, part) for o in outcomes if isinstance(o, datamodel.AttackResult) for part in o.slices]
+    strongest: dict[tuple[str, str], tuple[datamodel.AttackResult, datamodel.SliceAccuracy]] = {}
+    for outcome, part in found:
+        place = (part.by, part.value)
+        if place not in strongest or part.accuracy.value > strongest[place][1].accuracy.value:
+            strongest[place] = (outcome, part)
+    return tuple(
+        doc.SliceAccuracy(
+            by=part.by,
+            value=part.value,
+            members=_shown(part.members),
+            nonmembers=_shown(part.nonmembers),
+            attack=", ".join(
+                [outcome.id, outcome.threat_model.value, *([outcome.threshold.value] if outcome.threshold else [])]
+            ),
+            accuracy=doc.Interval(
+                value=number(part.accuracy.value),
+                low=number(part.accuracy.lower(alpha / len(found))),
+                high=number(part.accuracy.upper(alpha)),
+            ),
+        )
+        for outcome, part in strongest.values()
+    )
+
+
+def _shown(count: int | None) -> int | None:
+    """A count, unless it would tell of one to nine people."""
+    return None if count is None or 0 < count < MIN_CELL else int(count)
+
+
+def cause(found: datamodel.Cause) -> doc.Cause:
+    """One cause; rows about fewer than ten members lose their numbers."""
+    return doc.Cause(
+        id=found.id,
+        title=found.title,
+        value=number(found.value),
+        p_value=number(found.p_value),
+        reason=without_secrets(found.reason),
+        rows=tuple(
+            doc.CauseRow(
+                name=without_secrets(row.name),
+                members=row.members if row.members >= MIN_CELL else None,
+                numbers={key: number(value) if row.members >= MIN_CELL else None for key, value in row.numbers.items()},
+            )
+            for row in found.rows
+        ),
+    )
+
+
+def waivers(states: Iterable[datamodel.WaiverState]) -> doc.Waivers:
+    """All waivers by what became of them."""
+    made = [
+        doc.Waiver(
+            id=without_secrets(w.id),
+            rule=without_secrets(w.rule),
+            state=w.state,
+            reason=without_secrets(w.reason),
+            note=without_secrets(w.note),
+            approved_by=tuple(without_secrets(name) for name in w.approved_by),
+            ticket=without_secrets(w.ticket),
+            created=w.created,
+            expires=w.expires,
+        )
+        for w in states
+    ]
+
+    def those(*wanted: str) -> tuple[doc.Waiver, ...]:
+        return tuple(w for w in made if w.state in wanted)
+
+    return doc.Waivers(
+        active=those("active"), expired=those("expired"), unused=those("unused"), refused=those("refused", "exceeded")
+    )
+
+
+def baseline(found: datamodel.Regression, alpha: float = ALPHA) -> doc.Baseline:
+    """The comparison with an approved model."""
+    return doc.Baseline(
+        reference=without_secrets(found.reference),
+        reference_digest=found.reference_digest,
+        paired=found.paired,
+        members=found.members,
+        nonmembers=found.nonmembers,
+        differences=tuple(
+            doc.Difference(attack=name, accuracy=interval(measured, alpha)) for name, measured in found.differences
+        ),
+        note=without_secrets(found.note),
     )
 
 
@@ -264,9 +362,19 @@ def _groups_by(by: str, values: NDArray[np.str_], scores: Floats, member: Bools,
             mean_nonmembers=_mean(sides[1][i], sizes[1][i]),
             high_members=_high_share(sides[0][i], sizes[0][i], score),
             high_nonmembers=_high_share(sides[1][i], sizes[1][i], score),
+            quantiles=_quantiles(sides[0][i], sizes[0][i]),
         )
         for i, name in enumerate(names)
     )
+
+
+QUANTILES = (0.25, 0.5, 0.75, 0.9, 0.99)
+
+
+def _quantiles(scores: Floats, shown: int | None) -> dict[str, float]:
+    """Where the scores lie; a quantile that fewer than ten records lie beyond would be one of theirs."""
+    kept = [q for q in QUANTILES if shown and min(q, 1 - q) * scores.size >= MIN_CELL]
+    return {f"{q:g}": round(float(np.quantile(scores, q)), 6) for q in kept}
 
 
 def _mean(scores: Floats, shown: int | None) -> float | None:
@@ -279,6 +387,32 @@ def _high_share(scores: Floats, shown: int | None, score: float) -> float | None
     return count / scores.size if shown and (count == 0 or count >= MIN_CELL) else None
 
 
+_SLACK = 0.1  # how much below the score a proven precision may be
+_NOTHING = doc.Interval(value=None, low=None, high=None)
+
+
+def _high_risk(high: datamodel.HighRisk, persons: int, alpha: float) -> doc.HighRisk:
+    members, nonmembers = _shown(high.members), _shown(high.nonmembers)
+    hidden = members is None or nonmembers is None
+    attributable = interval(high.attributable, alpha)
+    return doc.HighRisk(
+        score=high.score,
+        members=members,
+        nonmembers=nonmembers,
+        recall=None if members is None else number(members / persons),
+        verified=high.members > 0 and high.precision.lower(alpha) >= high.score - _SLACK,
+        sure=_shown(high.sure),
+        # A share of so many persons is a count; its upper bound, rounded up to a tenth of a per cent, is not.
+        attributable=doc.Interval(
+            value=None, low=None, high=None if attributable.high is None else math.ceil(1000 * attributable.high) / 1000
+        )
+        if hidden
+        else attributable,
+        precision=_NOTHING if hidden else interval(high.precision, alpha),
+        precision_at={} if hidden else _by_rate(high.precision_at, alpha),
+    )
+
+
 def risk(
     scores: datamodel.RiskScores,
     audit: datamodel.Audit,
@@ -288,17 +422,9 @@ def risk(
     """The estimator that verdicts use; `shown` are others for comparison."""
     return doc.Risk(
         estimator=scores.estimator,
-        high=tuple(
-            doc.HighRisk(
-                score=high.score,
-                members=int(high.members),
-                nonmembers=int(high.nonmembers),
-                attributable=interval(high.attributable, alpha),
-                precision=interval(high.precision, alpha),
-            )
-            for high in scores.high
-        ),
+        high=tuple(_high_risk(high, len(np.unique(audit.persons[audit.member])), alpha) for high in scores.high),
         calibration={key: number(value) for key, value in scores.calibration.items()},
+        errors={key: interval(measured, alpha) for key, measured in scores.errors.items()},
         reliability=tuple(
             doc.ReliabilityBin(
                 score=float(score),
@@ -418,7 +544,9 @@ class Parts:
     findings                of the validity checks
     shadows                 see `shadows`
     defence                 at most one: name -> settings
-    baseline, active_waivers, expired_waivers, unused_waivers   as the policy gave them
+    causes                  why records are at risk
+    regression              against an approved model
+    estimand, attempt       what the numbers are about; how often the model was evaluated
     limitations, warnings   of this run, beside the standing ones
     errors                  what broke
     """
@@ -445,10 +573,10 @@ class Parts:
     findings: Sequence[datamodel.Finding] = ()
     shadows: doc.Shadows | None = None
     defence: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    baseline: Mapping[str, Any] | None = None
-    active_waivers: Sequence[Mapping[str, Any]] = ()
-    expired_waivers: Sequence[Mapping[str, Any]] = ()
-    unused_waivers: Sequence[Mapping[str, Any]] = ()
+    causes: Sequence[datamodel.Cause] = ()
+    regression: datamodel.Regression | None = None
+    estimand: datamodel.Estimand = datamodel.Estimand.ARTEFACT
+    attempt: doc.Attempt | None = None
     limitations: Sequence[str] = ()
     warnings: Sequence[str] = ()
     errors: Sequence[BaseException] = ()
@@ -490,7 +618,11 @@ def report(parts: Parts) -> doc.Report:
             threat_model=threats(parts.access, parts.attacks),
             data=None if audit is None else data(audit, parts.digests, parts.others, parts.removed, parts.train_size),
             rules=tuple(rule(outcome) for outcome in parts.verdict.rules),
+            estimand=parts.estimand,
+            attempt=parts.attempt,
             attacks=_attacks(parts),
+            slices=slices(parts.attacks, parts.alpha),
+            causes=tuple(cause(found) for found in parts.causes),
             risk=None
             if parts.risk is None or audit is None
             else risk(parts.risk, audit, parts.shown_risk, parts.alpha),
@@ -498,12 +630,8 @@ def report(parts: Parts) -> doc.Report:
             validity=tuple(finding(item) for item in parts.findings),
             shadows=parts.shadows,
             defence=None if defence is None else doc.Defence(id=defence[0], settings=_object(defence[1])),
-            baseline=None if parts.baseline is None else _object(parts.baseline),
-            waivers=doc.Waivers(
-                active=tuple(_object(item) for item in parts.active_waivers),
-                expired=tuple(_object(item) for item in parts.expired_waivers),
-                unused=tuple(_object(item) for item in parts.unused_waivers),
-            ),
+            baseline=None if parts.regression is None else baseline(parts.regression, parts.alpha),
+            waivers=waivers(parts.verdict.waivers),
             limitations=(*wording.LIMITATIONS, *(without_secrets(text) for text in parts.limitations)),
             warnings=tuple(without_secrets(text) for text in parts.warnings),
             errors=tuple(problem(error) for error in parts.errors),

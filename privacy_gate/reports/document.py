@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, ValidationInfo, model_validator
 
-from privacy_gate.datamodel import Action, Invalidates, RuleStatus, Scope, ThreatModel, VerdictStatus
+from privacy_gate.datamodel import Action, Estimand, Invalidates, RuleStatus, Scope, ThreatModel, VerdictStatus
 from privacy_gate.errors import UsageError
 from privacy_gate.storage import sha256_of_json
 
@@ -22,6 +22,8 @@ CANONICALISATION = "JSON, keys sorted, no spaces, ASCII; all keys but run and in
 _NEWER_MINOR = object()  # validation context: drop the keys that this version does not know
 
 JsonObject = dict[str, JsonValue]
+Rate = Annotated[str, Field(pattern=r"^[01](\.\d{1,12})?$")]
+"""A share as a key: "0.001"."""
 
 
 class Part(BaseModel):
@@ -168,6 +170,8 @@ class Rule(Part):
     reason: str
     cell: str = Field("", description="the attack, threat model and scope that decided")
     needed: dict[str, int] = Field({}, description="records that would decide, when inconclusive")
+    waiver: str = Field("", description="id of the waiver in effect")
+    enforce_from: str = Field("", description="ISO date from which the rule blocks; until then it warns")
 
 
 class Metrics(Part):
@@ -176,7 +180,8 @@ class Metrics(Part):
     accuracy: Interval = Field(description="balanced accuracy")
     auc: Interval | None
     advantage: Interval = Field(description="TPR - FPR")
-    tpr_at_fpr: dict[str, Interval]
+    tpr_at_fpr: dict[Rate, Interval]
+    precision: dict[Rate, Interval] = Field({}, description="of the decisions; keys are shares of members among all")
 
 
 class Roc(Part):
@@ -206,14 +211,32 @@ class Attack(Part):
     roc: Roc | None = None
 
 
+class SliceAccuracy(Part):
+    """The strongest attack within one slice of the records."""
+
+    by: str = Field(description="class, a declared group, or difficulty: what models without the record find hard")
+    value: str
+    members: int | None
+    nonmembers: int | None
+    attack: str = Field(description="attack, threat model and scope")
+    accuracy: Interval = Field(description="balanced; low is corrected for all attacks and slices, high is not")
+
+
 class HighRisk(Part):
-    """Persons (records without a person column) at or above a risk score."""
+    """Persons (records without a person column) at or above a risk score.
+
+    Counts of one to nine are null, and so are the values that would give them away.
+    """
 
     score: float
-    members: int
-    nonmembers: int
+    members: int | None
+    nonmembers: int | None
+    recall: float | None = Field(None, description="share of all members")
+    verified: bool = Field(False, description="precision is proven to be as high as the score says, less 0.1")
+    sure: int | None = Field(None, description="members whose whole 90 % interval lies at or above the score")
     attributable: Interval = Field(description="share of members in excess of the share of non-members")
     precision: Interval = Field(description="of flagging, at prior one half")
+    precision_at: dict[Rate, Interval] = Field({}, description="at other shares of members among all")
 
 
 class ReliabilityBin(Part):
@@ -250,6 +273,7 @@ class Group(Part):
     mean_nonmembers: float | None
     high_members: float | None = Field(description="share of the group's members at or above `group_score`")
     high_nonmembers: float | None
+    quantiles: dict[Rate, float] = Field({}, description="of the members' scores; none that fewer than ten lie beyond")
 
 
 class Risk(Part):
@@ -258,11 +282,31 @@ class Risk(Part):
     estimator: str
     high: tuple[HighRisk, ...]
     calibration: dict[str, float | None]
+    errors: dict[str, Interval] = Field({}, description="calibration errors with bounds")
     reliability: tuple[ReliabilityBin, ...] = ()
     distribution: Histogram | None = None
     group_score: float | None = Field(None, description="at or above it a record counts as high-risk in `groups`")
     groups: tuple[Group, ...] = ()
     shown: tuple[Risk, ...] = Field((), description="other estimators; no verdict rests on them")
+
+
+class CauseRow(Part):
+    """One line of a cause's table; null where fewer than ten members would show."""
+
+    name: str
+    members: int | None
+    numbers: dict[str, float | None]
+
+
+class Cause(Part):
+    """Why records are at risk; explains, decides nothing."""
+
+    id: str
+    title: str
+    value: float | None
+    p_value: float | None
+    reason: str
+    rows: tuple[CauseRow, ...] = ()
 
 
 class Finding(Part):
@@ -295,12 +339,56 @@ class Defence(Part):
     settings: JsonObject = {}
 
 
-class Waivers(Part):
-    """Exceptions granted by people."""
+class Waiver(Part):
+    """An exception granted by people, and what became of it."""
 
-    active: tuple[JsonObject, ...] = ()
-    expired: tuple[JsonObject, ...] = ()
-    unused: tuple[JsonObject, ...] = ()
+    id: str
+    rule: str
+    state: Literal["active", "unused", "expired", "exceeded", "refused"]
+    reason: str
+    note: str = Field("", description="why it is in this state")
+    approved_by: tuple[str, ...] = ()
+    ticket: str = ""
+    created: str = ""
+    expires: str = ""
+
+
+class Waivers(Part):
+    """All waivers of the waiver file; only active ones have an effect."""
+
+    active: tuple[Waiver, ...] = ()
+    expired: tuple[Waiver, ...] = ()
+    unused: tuple[Waiver, ...] = ()
+    refused: tuple[Waiver, ...] = Field((), description="not allowed by the policy, or their ceiling is exceeded")
+
+
+class Difference(Part):
+    """One attack on both models."""
+
+    attack: str
+    accuracy: Interval = Field(description="candidate minus reference, balanced accuracy")
+
+
+class Baseline(Part):
+    """The candidate against an approved model."""
+
+    reference: str
+    reference_digest: str | None
+    paired: bool
+    members: int = Field(description="persons who are members of both models; 0 where only reports were compared")
+    nonmembers: int
+    differences: tuple[Difference, ...]
+    note: str = ""
+
+
+class Attempt(Part):
+    """How often this model was evaluated on other data or seeds, and the levels that are left."""
+
+    number: int
+    earlier: int | None = Field(description="earlier evaluations on record; null: nobody keeps them")
+    alpha_pass: float
+    alpha_fail: float
+    note: str = ""
 
 
 class Problem(Part):
@@ -376,14 +464,18 @@ class Report(Part):
     policy: Policy | None
     threat_model: Threats
     data: Data | None
+    estimand: Estimand = Field(Estimand.ARTEFACT, description="what the numbers are about")
+    attempt: Attempt | None = None
     rules: tuple[Rule, ...]
     attacks: tuple[Attack, ...]
+    slices: tuple[SliceAccuracy, ...] = ()
     risk: Risk | None
+    causes: tuple[Cause, ...] = ()
     distributions: tuple[Histogram, ...]
     validity: tuple[Finding, ...]
     shadows: Shadows | None
     defence: Defence | None
-    baseline: JsonObject | None
+    baseline: Baseline | None
     waivers: Waivers
     limitations: tuple[str, ...]
     warnings: tuple[str, ...]

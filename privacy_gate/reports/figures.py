@@ -40,6 +40,11 @@ def count(value: float | None) -> str:
     return signed(f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}")
 
 
+def few(value: float | None) -> str:
+    """A count of people; one to nine were hidden."""
+    return "1–9" if value is None else count(value)
+
+
 def _percent_digits(value: float) -> int:
     size = abs(100 * value)
     return 1 if size >= 1 or size == 0 else 2

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from privacy_gate.reports import charts, figures, report_format, view, wording
-from privacy_gate.reports.document import RecordSet, Report
+from privacy_gate.reports.document import RecordSet, Report, Risk
 from privacy_gate.reports.templating import context, environment
 from privacy_gate.resources import templates
 
@@ -38,7 +38,9 @@ def _sections(report: Report, seen: dict[str, Any]) -> list[tuple[str, str]]:
         ("scope", "Scope", True),
         ("attacks", "Attacks", seen["families"]),
         ("signals", "Signals", report.distributions),
+        ("slices", "Slices", report.slices),
         ("risk", "Risk", report.risk),
+        ("causes", "Causes", report.causes),
         ("validity", "Validity", report.validity),
         ("shadows", "Shadow models", report.shadows),
         ("baseline", "Baseline", report.baseline),
@@ -61,6 +63,12 @@ def _data_sets(report: Report) -> list[tuple[str, RecordSet]]:
         ("Seen in validation, not used", data.seen),
     )
     return [(name, records) for name, records in named if records is not None]
+
+
+def _priors(risk: Risk | None) -> list[str]:
+    """Other shares of members than one half at which precision was worked out."""
+    found = {prior for high in (risk.high if risk else ()) for prior in high.precision_at}
+    return sorted((prior for prior in found if float(prior) != 0.5), key=float, reverse=True)
 
 
 @functools.cache
@@ -91,6 +99,8 @@ def render(report: Report) -> str:
             high=view.headline_risk(risk),
             groups=view.groups(risk),
             estimators=[] if risk is None else [risk, *risk.shown],
+            priors=_priors(risk),
+            slices=view.slices(report),
             risk_histogram=charts.histogram(risk.distribution, wide=True) if risk and risk.distribution else None,
             reliability=None if risk is None else charts.reliability(risk.reliability),
             data_sets=_data_sets(report),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_gate.datamodel import RuleStatus, ThreatModel, VerdictStatus
 from privacy_gate.reports import charts, figures, view, wording
-from privacy_gate.reports.document import Finding, Report, Rule
+from privacy_gate.reports.document import Finding, Report, Rule, Waiver
 from privacy_gate.resources import templates
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ TONES = {
     "inconclusive": ("open", "?"),
     "warn": ("open", "!"),
     "error": ("error", "!"),
+    "waived": ("open", "~"),
     "not_applicable": ("none", "–"),
 }
 
@@ -72,21 +73,17 @@ class FindingView:
 
 @dataclass(frozen=True, slots=True)
 class WaiverView:
-    """A waiver as a row."""
+    """A waiver with its looks."""
 
+    waiver: Waiver
     state: str
     tone: str
     mark: str
-    id: str
-    rule: str
-    reason: str
-    approved_by: str
-    expires: str
 
 
-def _rule_view(rule: Rule, waivers: frozenset[str]) -> RuleView:
+def _rule_view(rule: Rule) -> RuleView:
     unit = figures.unit(rule.metric)
-    effect = view.effect(rule, waivers)
+    effect = view.effect(rule)
     tone, mark = TONES[rule.status]
     if rule.status is RuleStatus.FAIL and effect != "blocks":
         tone, mark = "open", "!"
@@ -115,22 +112,19 @@ def _finding_view(finding: Finding) -> FindingView:
     return FindingView(finding, tone, mark, status, _TAKES[finding.invalidates])
 
 
+_WAIVER_STATES = {
+    "active": ("active", "open", "~"),
+    "expired": ("expired, without effect", "fail", "✕"),
+    "exceeded": ("exceeded, without effect", "fail", "✕"),
+    "refused": ("refused, without effect", "fail", "✕"),
+    "unused": ("unused", "none", "–"),
+}
+
+
 def _waiver_views(report: Report) -> list[WaiverView]:
-    states = (
-        ("active", "open", "!", report.waivers.active),
-        ("expired, without effect", "fail", "✕", report.waivers.expired),
-        ("unused", "none", "–", report.waivers.unused),
-    )
-    return [
-        WaiverView(
-            state,
-            tone,
-            mark,
-            *(settings(waiver.get(key)) for key in ("id", "rule", "reason", "approved_by", "expires")),
-        )
-        for state, tone, mark, waivers in states
-        for waiver in waivers
-    ]
+    kept = report.waivers
+    all_of_them = (*kept.active, *kept.refused, *kept.expired, *kept.unused)
+    return [WaiverView(waiver, *_WAIVER_STATES[waiver.state]) for waiver in all_of_them]
 
 
 def settings(value: Any) -> str:
@@ -164,6 +158,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "percent_axis": lambda rate: f"{100 * rate:g}{figures.PERCENT}",
     "decimal": figures.decimal,
     "count": figures.count,
+    "few": figures.few,
     "amount": figures.amount,
     "bounds": lambda pair, kind, beside=None: figures.bounds(pair[0], pair[1], kind, beside),
     "at_most": figures.at_most,
@@ -197,7 +192,6 @@ def environment(*, autoescape: bool, finalize: Callable[[Any], Any]) -> Environm
 
 def context(report: Report) -> dict[str, Any]:
     """What both templates see: the document as `r`, and everything sorted and put into words."""
-    waivers = view.waived(report)
     tone, mark = VERDICT_TONES[report.verdict.status]
     findings = [_finding_view(finding) for finding in report.validity]
     return {
@@ -209,9 +203,11 @@ def context(report: Report) -> dict[str, Any]:
         "reading": wording.READINGS[report.verdict.status],
         "question": view.question(report),
         "people": "persons" if report.data and report.data.members.persons is not None else "records",
-        "pressing": [_rule_view(rule, waivers) for rule in view.pressing(report)],
-        "rules": [_rule_view(rule, waivers) for rule in view.ordered(report)],
+        "pressing": [_rule_view(rule) for rule in view.pressing(report)],
+        "rules": [_rule_view(rule) for rule in view.ordered(report)],
         "waivers": _waiver_views(report),
+        "estimand": wording.ESTIMANDS[report.estimand],
+        "attempt": None if report.attempt is None else wording.attempt(report.attempt),
         "threat_models": [_THRESHOLDS[model] for model in report.threat_model.threat_models],
         "not_measured": view.not_measured(report),
         "families": view.families(report),

@@ -7,29 +7,25 @@ from dataclasses import dataclass
 
 from privacy_gate.datamodel import RuleStatus, VerdictStatus
 from privacy_gate.reports import wording
-from privacy_gate.reports.document import Attack, Group, HighRisk, Report, Risk, Rule
+from privacy_gate.reports.document import Attack, Group, HighRisk, Report, Risk, Rule, SliceAccuracy
 
 _ORDER = (
     RuleStatus.FAIL,
     RuleStatus.ERROR,
     RuleStatus.INCONCLUSIVE,
+    RuleStatus.WAIVED,
     RuleStatus.PASS,
     RuleStatus.NOT_APPLICABLE,
 )
 _OPEN = (RuleStatus.FAIL, RuleStatus.ERROR, RuleStatus.INCONCLUSIVE)
 
 
-def waived(report: Report) -> frozenset[str]:
-    """Rules under an active waiver."""
-    return frozenset(str(waiver["rule"]) for waiver in report.waivers.active if "rule" in waiver)
-
-
-def effect(rule: Rule, waivers: frozenset[str]) -> str:
+def effect(rule: Rule) -> str:
     """What the rule does to the release."""
+    if rule.status is RuleStatus.WAIVED:
+        return "waived"
     if rule.status not in _OPEN:
         return "–" if rule.status is RuleStatus.NOT_APPLICABLE else "holds"
-    if rule.id in waivers:
-        return "waived"
     if rule.action == "off":
         return "off"
     return "blocks" if rule.action == "block" else "warns"
@@ -42,8 +38,7 @@ def ordered(report: Report) -> list[Rule]:
 
 def pressing(report: Report) -> list[Rule]:
     """The rules that need somebody's attention, in that order; neither waived nor switched off."""
-    waivers = waived(report)
-    return [rule for rule in ordered(report) if effect(rule, waivers) in ("blocks", "warns")]
+    return [rule for rule in ordered(report) if effect(rule) in ("blocks", "warns")]
 
 
 def strength(attack: Attack) -> tuple[float, float]:
@@ -143,3 +138,8 @@ def not_measured(report: Report) -> list[str]:
         "data": report.data,
     }
     return [name for name, content in parts.items() if not content]
+
+
+def slices(report: Report) -> list[SliceAccuracy]:
+    """Slices, the one with the strongest attack first."""
+    return sorted(report.slices, key=lambda s: (-(s.accuracy.value or 0.0), s.by, s.value))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from privacy_gate.datamodel import VerdictStatus
-from privacy_gate.reports.document import OutOfScope
+from privacy_gate.datamodel import Estimand, VerdictStatus
+from privacy_gate.reports.document import Attempt, OutOfScope
 
 VERDICTS = {
     VerdictStatus.PASS: "Pass",
@@ -41,10 +41,17 @@ STATUS = {
     "fail": "fail",
     "inconclusive": "undecided",
     "error": "error",
+    "waived": "waived",
     "not_applicable": "does not apply",
     "warn": "warning",
     "executed": "run",
     "skipped": "skipped",
+}
+
+ESTIMANDS = {
+    Estimand.ARTEFACT: "this model; its members stand for all records that it might have been trained on",
+    Estimand.CENSUS: "this model and exactly these members: all of them were scored, only non-members are a sample",
+    Estimand.PROCEDURE: "models that this training procedure makes: each shadow took the candidate's place in turn",
 }
 
 EFFECTS = {"block": "blocks", "warn": "warns", "off": "off"}
@@ -114,6 +121,15 @@ _ADVICE = {
         "Run `privacy-gate explain` with the rule's name for its definition and remedies.",
     ),
 }
+
+
+def attempt(made: Attempt) -> str:
+    """How often the model was evaluated, and what that leaves."""
+    levels = f"levels {made.alpha_pass:.3g} to pass, {made.alpha_fail:.3g} to fail"
+    if made.earlier is None:
+        return f"nobody keeps earlier evaluations of this model; {levels}" + (f"; {made.note}" if made.note else "")
+    count = "first evaluation" if made.number == 1 else f"evaluation {made.number} on other data or seeds"
+    return f"{count} of this model; {levels}" + (f"; {made.note}" if made.note else "")
 
 
 def advice(metric: str) -> Advice:

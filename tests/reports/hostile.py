@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
@@ -52,6 +53,6 @@ def _value(annotation: Any, value: Any) -> Any:
         return tuple(_value(inner, item) for item in value)
     if isinstance(value, dict):
         # Rates are keys that the gate itself writes; all other mappings come with keys of anybody's choice.
-        keep = set(value) <= {"0.01", "0.001"}
+        keep = all(re.fullmatch(r"[01](\.\d+)?", key) for key in value)
         return {key if keep else f"{PAYLOAD}{key}": _value(Any, item) for key, item in value.items()}
     return value

@@ -17,6 +17,8 @@ from privacy_gate.datamodel import (
     AttackSkipped,
     Audit,
     Candidate,
+    Cause,
+    CauseRow,
     DatasetHint,
     Description,
     Finding,
@@ -24,18 +26,21 @@ from privacy_gate.datamodel import (
     HighRisk,
     Invalidates,
     Location,
+    Regression,
     RiskScores,
     RuleOutcome,
     RuleStatus,
     Scope,
     ShadowPlan,
+    SliceAccuracy,
     ThreatModel,
     Verdict,
     VerdictStatus,
+    WaiverState,
 )
 from privacy_gate.errors import RegistryUnreachable
 from privacy_gate.reports import assemble
-from privacy_gate.reports.document import Cache, MlflowLog, Report, Run
+from privacy_gate.reports.document import Attempt, Cache, MlflowLog, Report, Run
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,26 @@ def _result(
         tpr_at_fpr={} if tpr is None else {0.01: Measured(tpr[0], error / 2), 0.001: Measured(tpr[1], error / 3)},
         scores=empty,
         decisions=empty.astype(bool),
+        precision={
+            prior: Measured(round(prior * accuracy / (prior * accuracy + (1 - prior) * (1 - accuracy)), 6), error)
+            for prior in (0.5, 0.1, 0.01)
+        },
+        slices=tuple(
+            SliceAccuracy(by, value, members, others, Measured(min(accuracy + more, 1.0), 4 * error))
+            for by, value, members, others, more in (
+                ("class", "<=50K", 1520, 1518, -0.02),
+                ("class", ">50K", 480, 482, 0.05),
+                ("difficulty", "hardest tenth", 205, 195, 0.1),
+            )
+        )
+        if threshold_matters(scope)
+        else (),
     )
+
+
+def threshold_matters(scope: Scope | None) -> bool:
+    """Slices are shown once per attack here."""
+    return scope is Scope.GLOBAL
 
 
 _METRIC = ("confidence", "entropy", "modified_entropy")
@@ -167,7 +191,15 @@ def _risk(audit: Audit, lift: float, seed: int, estimator: str = "calibrated") -
         share, other = inside / audit.member.sum(), outside / (~audit.member).sum()
         precision = share / (share + other) if inside else float("nan")
         high.append(
-            HighRisk(score, inside, outside, Measured(share - other, 0.008, floor=-1.0), Measured(precision, 0.02))
+            HighRisk(
+                score,
+                inside,
+                outside,
+                Measured(share - other, 0.008, floor=-1.0),
+                Measured(precision, 0.02),
+                {0.1: Measured(0.1 * precision, 0.01), 0.01: Measured(0.01 * precision, 0.001)},
+                inside // 2,
+            )
         )
     bins = [
         (round((i + 0.5) / 10, 3), round(float(audit.member[where].mean()), 6), int(where.sum()))
@@ -175,7 +207,8 @@ def _risk(audit: Audit, lift: float, seed: int, estimator: str = "calibrated") -
         if (where := (scores >= i / 10) & (scores < (i + 1) / 10)).any()
     ]
     calibration = {"rmse": 0.031, "ece": 0.018, "brier": round(0.25 - 0.06 * lift, 6), "log_loss": float("nan")}
-    return RiskScores(estimator, scores, tuple(high), calibration, tuple(bins))
+    ece = {"ece": Measured(0.018, 0.004)}
+    return RiskScores(estimator, scores, tuple(high), calibration, tuple(bins), errors=ece)
 
 
 def _signals(audit: Audit, lift: float) -> dict[str, Floats]:
@@ -288,6 +321,47 @@ def _findings(shift: Literal["pass", "warn"] = "pass") -> tuple[Finding, ...]:
     )
 
 
+_CAUSES = (
+    Cause(
+        "generalisation_gap",
+        "classes that generalise worse",
+        0.71,
+        0.004,
+        "classes with a larger gap between training and test accuracy hold riskier members (correlation 0.71)",
+        (
+            CauseRow("<=50K", 1520, {"gap": 0.081, "mean_risk": 0.61}),
+            CauseRow(">50K", 480, {"gap": 0.214, "mean_risk": 0.74}),
+            CauseRow("rare", 7, {"gap": 0.5, "mean_risk": 0.9}),
+        ),
+    ),
+    Cause("label_noise", "labels that other models doubt", 0.31, None, "31 % of the high-risk members, 4 % of all"),
+)
+
+_WAIVERS = (
+    WaiverState(
+        "W-3",
+        "PG203",
+        "active",
+        "retraining with balanced classes is planned, see the ticket",
+        "class >50K, until the value exceeds 0.75",
+        ("dpo@example.org", "release@example.org"),
+        "PRIV-211",
+        "2026-08-20",
+        "2026-09-19",
+    ),
+    WaiverState("W-1", "PG104", "expired", "too few non-members in the first quarter", "expired on 2026-06-30"),
+)
+
+_REGRESSION = Regression(
+    "models:/adult-forest/11",
+    "5d" * 32,
+    paired=True,
+    members=1804,
+    nonmembers=1990,
+    differences=(("confidence, known-subset, global", Measured(0.051, 0.011, floor=-1.0)),),
+)
+
+
 def failing() -> Report:
     """A full-depth random forest that memorised its records."""
     audit = _audit(4000, 4000, 2, 1, ("<=50K", ">50K"))
@@ -299,7 +373,7 @@ def failing() -> Report:
             "PG104": (0.0415, 0.0094, 0.0442, RuleStatus.INCONCLUSIVE, "the bounds lie on both sides of the limit"),
             "PG201": (0.118, 0.0981, 0.1312, RuleStatus.FAIL, "lower bound 9.8 % is above the limit of 1.0 %"),
             "PG202": (236.0, 196.0, 262.0, RuleStatus.FAIL, "lower bound 196 is above the limit of 100"),
-            "PG203": (0.7432, 0.7011, 0.7714, RuleStatus.FAIL, "class >50K: lower bound 70.1 % is above 70.0 %"),
+            "PG203": (0.7432, 0.7011, 0.7714, RuleStatus.WAIVED, "waived until 2026-09-19 by W-3"),
             "PG301": (None, None, None, RuleStatus.PASS, "the model does not store training records"),
             "PG501": (None, None, None, RuleStatus.PASS, "all required attacks ran"),
         },
@@ -308,7 +382,7 @@ def failing() -> Report:
     )
     return assemble.report(
         assemble.Parts(
-            verdict=Verdict(VerdictStatus.FAIL, 1, "5 of 9 rules block release", rules, _counts(rules)),
+            verdict=Verdict(VerdictStatus.FAIL, 1, "5 of 9 rules block release", rules, _counts(rules), _WAIVERS),
             candidate=_candidate("adult-forest"),
             description=Description("sklearn", "classifier", ("<=50K", ">50K"), {"class": "RandomForestClassifier"}),
             policy=_POLICY,
@@ -323,6 +397,9 @@ def failing() -> Report:
             signals=_signals(audit, 1.0),
             findings=_findings(),
             shadows=_shadows(audit, 16, 0.999, 0.852),
+            causes=_CAUSES,
+            regression=_REGRESSION,
+            attempt=Attempt(number=2, earlier=1, alpha_pass=0.0076, alpha_fail=0.0076),
             warnings=("the model was logged without a signature",),
             seed=0,
             suite="full",
