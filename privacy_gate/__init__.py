@@ -12,7 +12,7 @@ __version__ = VERSION
 __all__ = ["__version__", "check"]
 
 if TYPE_CHECKING:
-    from privacy_gate.pipeline import Outcome
+    from privacy_gate.closing import Outcome
 
 
 def check(model: str | None = None, *, config: Path | str | None = None, **options: Any) -> Outcome:

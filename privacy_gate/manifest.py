@@ -43,6 +43,7 @@ class Table:
     labels: NDArray[Any]  # [n] as in the file
     persons: NDArray[Any] | None  # [n] as text
     groups: Mapping[str, NDArray[Any]]
+    ids: NDArray[np.str_]  # [n] the id column, or role and row number in the file
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,6 +56,7 @@ class Table:
             self.labels[rows],
             None if self.persons is None else self.persons[rows],
             {name: values[rows] for name, values in self.groups.items()},
+            self.ids[rows],
         )
 
 
@@ -64,6 +66,8 @@ class Dataset:
 
     features     [U, ...] members, non-members, population
     raw_labels   [U] as in the files
+    ids          [R] of the audited records: their id column, or "members:17" for row 17 of the members' file
+    people       [R] the person column as text; None where there is none
     persons      [U] dense index; identical records are one person, and without a person column nothing else joins them
     members, nonmembers, population   record counts; U is their sum, R the sum of the first two
     train_size   records the target was trained on
@@ -82,6 +86,8 @@ class Dataset:
     train_size: int
     candidates: int  # member and non-member records before duplicates were dropped
     digests: Mapping[str, str]
+    ids: NDArray[np.str_]
+    people: NDArray[np.str_] | None = None
     removed: Mapping[str, int] = field(default_factory=dict)
     twins: int = 0  # records with an identical twin on their side; twins count as one person
 
@@ -150,10 +156,11 @@ def _from_npz(path: Path, role: Role, manifest: DataManifest) -> Table:
         raise DataError(f"{path}: x has shape {x.shape}, {manifest.label} {labels.shape}", "one row per record")
     persons = _column(arrays, manifest.person, path, "person") if manifest.person else None
     groups = {name: _column(arrays, name, path, "group") for name in manifest.groups}
-    for name, values in {"person": persons, **groups}.items():
+    given = _column(arrays, manifest.id, path, "id") if manifest.id else None
+    for name, values in {"person": persons, "id": given, **groups}.items():
         if values is not None and values.shape != labels.shape:
             raise DataError(f"{path}: {name} has shape {values.shape}, expected {labels.shape}")
-    return Table(role, x, labels, persons, groups)
+    return Table(role, x, labels, persons, groups, _ids(given, role, len(labels)))
 
 
 def _from_frame(path: Path, role: Role, manifest: DataManifest) -> Table:
@@ -163,6 +170,7 @@ def _from_frame(path: Path, role: Role, manifest: DataManifest) -> Table:
     labels = _column(columns, manifest.label, path, "label")
     persons = _column(columns, manifest.person, path, "person") if manifest.person else None
     groups = {name: _column(columns, name, path, "group") for name in manifest.groups}
+    given = _column(columns, manifest.id, path, "id") if manifest.id else None
     named = {manifest.label, manifest.person, manifest.id, *manifest.drop}
     if manifest.features is not None:
         for name in manifest.features:
@@ -174,7 +182,14 @@ def _from_frame(path: Path, role: Role, manifest: DataManifest) -> Table:
         chosen = [str(name) for name in frame.columns if name not in named]
     if not chosen:
         raise DataError(f"{path}: no feature column is left", "check data.features and data.drop")
-    return Table(role, frame[chosen], labels, persons, groups)
+    return Table(role, frame[chosen], labels, persons, groups, _ids(given, role, len(labels)))
+
+
+def _ids(given: NDArray[Any] | None, role: Role, count: int) -> NDArray[np.str_]:
+    """[n] what names a record within its set."""
+    if given is None:
+        return np.array([f"{role}:{row}" for row in range(count)], dtype=np.str_)
+    return np.array([str(value).strip() for value in given.tolist()], dtype=np.str_)
 
 
 def _read(source: Source, role: Role, manifest: DataManifest, base: Path, fetch: Fetch) -> Table:
@@ -365,6 +380,8 @@ def load(manifest: DataManifest, base: Path, fetch: Fetch) -> Dataset:
         train_size=train_size,
         candidates=candidates,
         digests=digests,
+        ids=np.concatenate([table.ids for table in kept])[:audited],
+        people=None if given is None else given[:audited].astype(np.str_),
         removed={why: count for why, count in removed.items() if count},
         twins=twins,
     )

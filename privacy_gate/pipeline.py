@@ -5,17 +5,10 @@ Effects stand at both ends; everything from `observe` to the verdict is pure.
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import os
-import platform
-import socket
-import sys
 import time
-import traceback
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,6 +17,7 @@ from pydantic import ValidationError
 
 from privacy_gate import manifest
 from privacy_gate.attacks import CATALOG as ATTACKS
+from privacy_gate.closing import Known, Outcome, conclude, judged, known, seed_of, trace, undone
 from privacy_gate.datamodel import (
     Audit,
     Candidate,
@@ -33,24 +27,18 @@ from privacy_gate.datamodel import (
     Outputs,
     Role,
     ShadowPlan,
-    Verdict,
-    VerdictStatus,
 )
 from privacy_gate.defences import CATALOG as DEFENCES
 from privacy_gate.defences import OutputDefence
-from privacy_gate.errors import EvaluationFailed, ExitCode, GateError, StorageFailed, UsageError
-from privacy_gate.evaluate import Evaluation, evaluate
+from privacy_gate.errors import EvaluationFailed, GateError, StorageFailed, UsageError
+from privacy_gate.evaluate import evaluate
 from privacy_gate.features import take
 from privacy_gate.manifest import DUPLICATES, Dataset
 from privacy_gate.observe import Answers, Observed, from_file, from_shadows, observe
 from privacy_gate.policy import Policy, judge, resolve, suite
-from privacy_gate.registry import Recorded, RecordedReport, Registry, open_registry
-from privacy_gate.reports import CATALOG as FORMATS
-from privacy_gate.reports import clear, document, write
-from privacy_gate.reports.assemble import Parts
-from privacy_gate.reports.assemble import report as assemble
+from privacy_gate.registry import Registry, open_registry
+from privacy_gate.reports import clear
 from privacy_gate.reports.assemble import shadows as describe_shadows
-from privacy_gate.reports.document import Report
 from privacy_gate.request import CheckRequest, Config
 from privacy_gate.sandbox import examine
 from privacy_gate.shadows import plan as plans
@@ -89,15 +77,6 @@ class Silent:
         """Nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run leaves: the report, the exit code, and where the files are."""
-
-    report: Report
-    exit_code: int
-    paths: dict[str, Path]
-
-
 def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
     """Judge one model, or predictions alone; writes the report for every exit code but 2.
 
@@ -120,25 +99,25 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
     except UsageError:
         raise
     except GateError as error:
-        verdict = _undone(error)
+        verdict = undone(error)
         parts.add(errors=(error,))
-        _trace()
+        trace()
     except OSError as error:
         broken = StorageFailed(
             f"{error.filename or 'disk'}: {error.strerror or error}", "free some space, then run again"
         )
-        verdict = _undone(broken)
+        verdict = undone(broken)
         parts.add(errors=(broken,))
-        _trace()
+        trace()
     except Exception as error:
         # A defect of the gate is exit 3 with a report that says so; it is never a violation and never a pass.
         # Its text may quote a record, so only its type is told.
-        verdict = _undone(EvaluationFailed(f"unexpected {type(error).__name__}"))
+        verdict = undone(EvaluationFailed(f"unexpected {type(error).__name__}"))
         parts.add(errors=(error,))
-        _trace()
+        trace()
     finally:
         watch.close()
-    return _conclude(request, policy, verdict, parts, began)
+    return conclude(request, policy, verdict, parts, began)
 
 
 # --- before anything is touched -------------------------------------------------------------------------------------
@@ -178,12 +157,6 @@ def policy_source(request: CheckRequest) -> Path | str:
     if request.profile is None and request.config is not None and request.config.policy is not None:
         return request.config_dir / request.config.policy
     return request.profile or "standard"
-
-
-def _seed(request: CheckRequest) -> int:
-    if request.seed is not None:
-        return request.seed
-    return request.config.seed if request.config else 0
 
 
 def store_path(request: CheckRequest) -> Path:
@@ -245,7 +218,7 @@ def prepare(request: CheckRequest, work: Path, parts: Known, watch: Progress) ->
     )
     watch.stage(f"scoring {dataset.audited:,} records with {candidate.resolved_uri} in a process of its own")
     # In an order that tells nothing: members first would tell a model whom it is asked about, batch by batch.
-    order = np.random.default_rng([_ORDER_STREAM, _seed(request)]).permutation(dataset.audited)
+    order = np.random.default_rng([_ORDER_STREAM, seed_of(request)]).permutation(dataset.audited)
     description, scored = examine(
         candidate, take(dataset.features, order), work, kind=config.output, logs=store_path(request) / "logs"
     )
@@ -287,7 +260,7 @@ def _planned(
 ) -> tuple[ShadowPlan | None, TrainingTask | None, tuple[Outputs, ...]]:
     members, nonmembers = dataset.role_mask(Role.MEMBERS), dataset.role_mask(Role.NONMEMBERS)
     population = dataset.role_mask(Role.POPULATION)
-    count, seed, recipe = config.shadows.count, _seed(request), config.shadows.recipe
+    count, seed, recipe = config.shadows.count, seed_of(request), config.shadows.recipe
     if recipe.load is not None:
         path = request.config_dir / recipe.load
         plan, outputs = finished(path, len(labels), len(classes), members | nonmembers, dataset.train_size)
@@ -339,7 +312,7 @@ def _judge_model(
     watch.stage(f"running {len(attacks)} attacks")
     observed = observe(answers, ready.audit, attacks, defence)
     _note_accuracy(ready, outputs, observed, parts)
-    return _judged(
+    return judged(
         evaluate(
             observed,
             ready.audit,
@@ -401,171 +374,10 @@ def _judge_predictions(request: CheckRequest, policy: Policy, attacks: Sequence[
     answers, audit, removed = from_file(request.observations)
     parts.add(audit=audit, removed=removed, uri=None)
     observed = observe(answers, audit, attacks, None)
-    return _judged(evaluate(observed, audit, attacks, parts.seed, candidates=len(audit.labels), policy=policy), parts)
+    return judged(evaluate(observed, audit, attacks, parts.seed, candidates=len(audit.labels), policy=policy), parts)
 
 
-def _judged(evaluation: Evaluation, parts: Known) -> Evidence:
-    parts.add(
-        attacks=evaluation.evidence.attacks,
-        curves=evaluation.curves,
-        risk=evaluation.evidence.risk,
-        shown_risk=evaluation.shown_risk,
-        signals=evaluation.signals,
-        findings=evaluation.evidence.findings,
-        warnings=(*parts.found.get("warnings", ()), *evaluation.warnings),
-    )
-    return evaluation.evidence
-
-
-# --- the end of the street ------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, eq=False)
-class Known:
-    """What the run has found out so far: a report can be written from it at any moment."""
-
-    seed: int
-    suite: str
-    policy: document.Policy
-    uri: str | None
-    exit_zero: bool
-    defence: dict[str, Any]
-    found: dict[str, Any] = field(default_factory=dict)
-    registry: Registry | None = None
-    trained: int | None = None
-    cached: int | None = None
-
-    def add(self, **found: Any) -> None:
-        """More is known."""
-        self.found.update(found)
-
-
-def known(request: CheckRequest, policy: Policy) -> Known:
-    """Nothing yet but what was asked for."""
-    return Known(
-        seed=_seed(request),
-        suite=request.suite,
-        policy=document.Policy(
-            name=policy.name, profile=policy.profile, digest=policy.digest, resolved=dict(policy.resolved)
-        ),
-        uri=request.model or (request.config.model if request.config else None),
-        exit_zero=request.exit_zero,
-        defence=dict(request.config.defence) if request.config else {},
-    )
-
-
-def _trace() -> None:
-    """With --debug the stack trace as well; the report is written all the same."""
-    if os.environ.get("PRIVACY_GATE_DEBUG"):
-        traceback.print_exc()
-
-
-def _undone(error: GateError) -> Verdict:
-    """The verdict that an error implies: nothing was shown, so nothing passes."""
-    inconclusive = error.exit_code is ExitCode.INCONCLUSIVE
-    return Verdict(
-        status=VerdictStatus.INCONCLUSIVE if inconclusive else VerdictStatus.ERROR,
-        exit_code=int(error.exit_code),
-        headline=f"{'Not evaluable' if inconclusive else 'The evaluation failed'}: {error.what}",
-        rules=(),
-        counts={},
-    )
-
-
-def _conclude(request: CheckRequest, policy: Policy, verdict: Verdict, parts: Known, began: float) -> Outcome:
-    passed = verdict.exit_code == ExitCode.PASS
-    excused = request.exit_zero and verdict.exit_code == ExitCode.VIOLATED
-    exit_code = int(ExitCode.PASS) if excused else int(verdict.exit_code)
-    now = datetime.datetime.now(datetime.UTC)
-    run = document.Run(
-        report_id=str(uuid.uuid4()),
-        started_at=datetime.datetime.fromtimestamp(began, datetime.UTC).isoformat(timespec="seconds"),
-        finished_at=now.isoformat(timespec="seconds"),
-        duration_seconds=round(time.time() - began, 3),
-        host=socket.gethostname(),
-        argv=tuple(sys.argv[1:]),
-        jobs=request.jobs,
-        cache=document.Cache(trained=parts.trained, cached=parts.cached),
-        versions=_versions(),
-    )
-    found = dict(parts.found)
-    warnings = list(found.pop("warnings", ()))
-    if excused:
-        warnings.append("--exit-zero: the policy is violated; the process ends with 0 because the caller asked for it")
-    report = assemble(
-        Parts(
-            verdict=verdict,
-            valid_until=(now.date() + datetime.timedelta(days=policy.valid_days)).isoformat() if passed else None,
-            exit_zero=request.exit_zero,
-            exit_code=exit_code,
-            policy=parts.policy,
-            seed=parts.seed,
-            suite=parts.suite,
-            defence=parts.defence,
-            run=run,
-            warnings=tuple(warnings),
-            **{"uri": parts.uri, **found},
-        )
-    )
-    paths = write(report, request.out, request.formats)
-    if parts.registry is not None and request.mlflow_log and "candidate" in found:
-        report = _log(parts.registry, found["candidate"], policy, report, paths, request)
-    return Outcome(report=report, exit_code=exit_code, paths=paths)
-
-
-def _log(
-    registry: Registry,
-    candidate: Candidate,
-    policy: Policy,
-    report: Report,
-    paths: dict[str, Path],
-    request: CheckRequest,
-) -> Report:
-    """Log the evidence, then say in the local report's `run` where it went."""
-    try:
-        recorded = registry.record(candidate, _recorded(candidate, policy, report, paths, request))
-    except GateError as error:
-        recorded = Recorded(None, (f"nothing was written back: {error.what}",))
-    logged = document.MlflowLog(run_id=recorded.run_id, warning="; ".join(recorded.warnings) or None)
-    updated = report.model_copy(update={"run": report.run.model_copy(update={"mlflow": logged})})
-    write(updated, request.out, request.formats)
-    return updated
-
-
-def _recorded(
-    candidate: Candidate, policy: Policy, report: Report, paths: dict[str, Path], request: CheckRequest
-) -> RecordedReport:
-    worst = {f"privacy/{rule.id}_{rule.metric}": rule.value for rule in report.rules if rule.value is not None}
-    high = {
-        f"privacy/high_risk_members_at_{high.score:g}": float(high.members)
-        for high in (report.risk.high if report.risk else ())
-    }
-    return RecordedReport(
-        verdict=str(report.verdict.status),
-        model_sha256=candidate.digest,
-        policy_sha256=policy.digest,
-        params={
-            "model": candidate.resolved_uri,
-            "policy": policy.name,
-            "policy_sha256": policy.digest,
-            "suite": request.suite,
-            "seed": str(report.seed),
-            "shadows": str(report.shadows.count if report.shadows else 0),
-        },
-        metrics={**worst, **high},
-        files=[path for name, path in paths.items() if name in {"json", "html"}],
-        note=FORMATS["markdown"].render(report),
-    )
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"python": platform.python_version()}
-    for library in ("privacy-gate", "mlflow", "numpy", "scikit-learn", "scipy", "torch"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[library] = version(library)
-    return versions
+# --- shadows ahead of time --------------------------------------------------------------------------------------------
 
 
 def train_shadows(request: CheckRequest, progress: Progress | None = None) -> tuple[int, int]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from privacy_gate.closing import known
 from privacy_gate.datamodel import Candidate, DatasetHint
 from privacy_gate.manifest import Dataset
-from privacy_gate.pipeline import Progress, Silent, known, prepare, settle, store_path
+from privacy_gate.pipeline import Progress, Silent, prepare, settle, store_path
 from privacy_gate.policy import decidability
 from privacy_gate.request import CheckRequest
 from privacy_gate.shadows.store import Store

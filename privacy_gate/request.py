@@ -127,6 +127,8 @@ class Config(Settings):
     defence: dict[str, dict[str, Any]] = Field(default_factory=dict, max_length=1)
     attacks: list[str] | None = Field(None, min_length=1, description="default: the suite's")
     policy: str | None = Field(None, description="policy file, relative to this one")
+    waivers: str | None = Field(None, description="waiver file, relative to this one; default: the policy's")
+    baseline: str | None = Field(None, description="an approved model (models:/NAME@champion) or its report.json")
     store: str | None = None
     seed: int = Field(0, ge=0, lt=2**32)
 
@@ -150,5 +152,8 @@ class CheckRequest(BaseModel):
     jobs: int | None = Field(None, gt=0)
     budget: float | None = None
     device: Literal["cpu", "cuda"] = "cpu"
+    baseline: str | None = None
+    waivers: Path | None = None
+    records: Literal["none", "restricted"] = "none"
     exit_zero: bool = False
     mlflow_log: bool = True

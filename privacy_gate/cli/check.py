@@ -45,6 +45,23 @@ def check(
             show_default=False,
         ),
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="An approved model (models:/NAME@champion) or its report.json, to be no worse than.",
+            show_default=False,
+        ),
+    ] = None,
+    waivers: Annotated[
+        Path | None, typer.Option(help="A waiver file. Default: the policy's.", show_default=False)
+    ] = None,
+    records: Annotated[
+        str,
+        typer.Option(
+            help="none, or restricted: also write records.parquet, each record's risk under keyed ids, for the few "
+            "who may see it; needs PRIVACY_GATE_PSEUDONYM_KEY."
+        ),
+    ] = "none",
     seed: Annotated[int | None, typer.Option(min=0, show_default=False)] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Worker processes. Default: the usable cores.", show_default=False)
@@ -71,6 +88,9 @@ def check(
         store=store,
         out=out,
         formats=files,
+        baseline=baseline,
+        waivers=waivers,
+        records=records,
         seed=seed,
         jobs=jobs,
         exit_zero=exit_zero,

@@ -224,7 +224,8 @@ def metrics(report: Report, attack: str) -> Any:
 
 def test_no_person_straddles_a_shadow(here: Here, team: Team, tmp_path: Path) -> None:
     from privacy_gate.build import build
-    from privacy_gate.pipeline import Silent, known, prepare, settle
+    from privacy_gate.closing import known
+    from privacy_gate.pipeline import Silent, prepare, settle
 
     plans = {}
     for name, data in {"persons": {}, "records": {"person": None, "drop": ["person"]}}.items():

@@ -1,0 +1,210 @@
+"""The end of the street: a verdict and all that was found out become a report, here and in the registry."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import platform
+import socket
+import sys
+import time
+import traceback
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privacy_gate.datamodel import Candidate, Evidence, Verdict, VerdictStatus
+from privacy_gate.errors import ExitCode, GateError
+from privacy_gate.evaluate import Evaluation
+from privacy_gate.policy import Policy
+from privacy_gate.registry import Recorded, RecordedReport, Registry
+from privacy_gate.reports import CATALOG as FORMATS
+from privacy_gate.reports import document, write
+from privacy_gate.reports.assemble import Parts
+from privacy_gate.reports.assemble import report as assemble
+from privacy_gate.reports.document import Report
+from privacy_gate.request import CheckRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run leaves: the report, the exit code, and where the files are."""
+
+    report: Report
+    exit_code: int
+    paths: dict[str, Path]
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """What the run has found out so far: a report can be written from it at any moment."""
+
+    seed: int
+    suite: str
+    policy: document.Policy
+    uri: str | None
+    exit_zero: bool
+    defence: dict[str, Any]
+    found: dict[str, Any] = field(default_factory=dict)
+    registry: Registry | None = None
+    trained: int | None = None
+    cached: int | None = None
+
+    def add(self, **found: Any) -> None:
+        """More is known."""
+        self.found.update(found)
+
+
+def known(request: CheckRequest, policy: Policy) -> Known:
+    """Nothing yet but what was asked for."""
+    return Known(
+        seed=seed_of(request),
+        suite=request.suite,
+        policy=document.Policy(
+            name=policy.name, profile=policy.profile, digest=policy.digest, resolved=dict(policy.resolved)
+        ),
+        uri=request.model or (request.config.model if request.config else None),
+        exit_zero=request.exit_zero,
+        defence=dict(request.config.defence) if request.config else {},
+    )
+
+
+def trace() -> None:
+    """With --debug the stack trace as well; the report is written all the same."""
+    if os.environ.get("PRIVACY_GATE_DEBUG"):
+        traceback.print_exc()
+
+
+def undone(error: GateError) -> Verdict:
+    """The verdict that an error implies: nothing was shown, so nothing passes."""
+    inconclusive = error.exit_code is ExitCode.INCONCLUSIVE
+    return Verdict(
+        status=VerdictStatus.INCONCLUSIVE if inconclusive else VerdictStatus.ERROR,
+        exit_code=int(error.exit_code),
+        headline=f"{'Not evaluable' if inconclusive else 'The evaluation failed'}: {error.what}",
+        rules=(),
+        counts={},
+    )
+
+
+def conclude(request: CheckRequest, policy: Policy, verdict: Verdict, parts: Known, began: float) -> Outcome:
+    """Write the report, log the evidence; `began` is a time in seconds. Raises StorageFailed on a full disk."""
+    passed = verdict.exit_code == ExitCode.PASS
+    excused = request.exit_zero and verdict.exit_code == ExitCode.VIOLATED
+    exit_code = int(ExitCode.PASS) if excused else int(verdict.exit_code)
+    now = datetime.datetime.now(datetime.UTC)
+    run = document.Run(
+        report_id=str(uuid.uuid4()),
+        started_at=datetime.datetime.fromtimestamp(began, datetime.UTC).isoformat(timespec="seconds"),
+        finished_at=now.isoformat(timespec="seconds"),
+        duration_seconds=round(time.time() - began, 3),
+        host=socket.gethostname(),
+        argv=tuple(sys.argv[1:]),
+        jobs=request.jobs,
+        cache=document.Cache(trained=parts.trained, cached=parts.cached),
+        versions=_versions(),
+    )
+    found = dict(parts.found)
+    warnings = list(found.pop("warnings", ()))
+    if excused:
+        warnings.append("--exit-zero: the policy is violated; the process ends with 0 because the caller asked for it")
+    report = assemble(
+        Parts(
+            verdict=verdict,
+            valid_until=(now.date() + datetime.timedelta(days=policy.valid_days)).isoformat() if passed else None,
+            exit_zero=request.exit_zero,
+            exit_code=exit_code,
+            policy=parts.policy,
+            seed=parts.seed,
+            suite=parts.suite,
+            defence=parts.defence,
+            run=run,
+            warnings=tuple(warnings),
+            **{"uri": parts.uri, **found},
+        )
+    )
+    paths = write(report, request.out, request.formats)
+    if parts.registry is not None and request.mlflow_log and "candidate" in found:
+        report = _log(parts.registry, found["candidate"], policy, report, paths, request)
+    return Outcome(report=report, exit_code=exit_code, paths=paths)
+
+
+def _log(
+    registry: Registry,
+    candidate: Candidate,
+    policy: Policy,
+    report: Report,
+    paths: dict[str, Path],
+    request: CheckRequest,
+) -> Report:
+    """Log the evidence, then say in the local report's `run` where it went."""
+    try:
+        recorded = registry.record(candidate, _recorded(candidate, policy, report, paths, request))
+    except GateError as error:
+        recorded = Recorded(None, (f"nothing was written back: {error.what}",))
+    logged = document.MlflowLog(run_id=recorded.run_id, warning="; ".join(recorded.warnings) or None)
+    updated = report.model_copy(update={"run": report.run.model_copy(update={"mlflow": logged})})
+    write(updated, request.out, request.formats)
+    return updated
+
+
+def _recorded(
+    candidate: Candidate, policy: Policy, report: Report, paths: dict[str, Path], request: CheckRequest
+) -> RecordedReport:
+    worst = {f"privacy/{rule.id}_{rule.metric}": rule.value for rule in report.rules if rule.value is not None}
+    high = {
+        f"privacy/high_risk_members_at_{high.score:g}": float(high.members)
+        for high in (report.risk.high if report.risk else ())
+        if high.members is not None  # one to nine people are not shown
+    }
+    return RecordedReport(
+        verdict=str(report.verdict.status),
+        model_sha256=candidate.digest,
+        policy_sha256=policy.digest,
+        params={
+            "model": candidate.resolved_uri,
+            "policy": policy.name,
+            "policy_sha256": policy.digest,
+            "suite": request.suite,
+            "seed": str(report.seed),
+            "shadows": str(report.shadows.count if report.shadows else 0),
+        },
+        metrics={**worst, **high},
+        files=[path for name, path in paths.items() if name in {"json", "html"}],
+        note=FORMATS["markdown"].render(report),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for library in ("privacy-gate", "mlflow", "numpy", "scikit-learn", "scipy", "torch"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[library] = version(library)
+    return versions
+
+
+def judged(evaluation: Evaluation, parts: Known) -> Evidence:
+    """The evidence of an evaluation; the rest of it goes to the report."""
+    parts.add(
+        attacks=evaluation.evidence.attacks,
+        curves=evaluation.curves,
+        risk=evaluation.evidence.risk,
+        shown_risk=evaluation.shown_risk,
+        signals=evaluation.signals,
+        findings=evaluation.evidence.findings,
+        causes=evaluation.causes,
+        estimand=evaluation.evidence.estimand,
+        warnings=(*parts.found.get("warnings", ()), *evaluation.warnings),
+    )
+    return evaluation.evidence
+
+
+def seed_of(request: CheckRequest) -> int:
+    """--seed, the config's, or 0."""
+    if request.seed is not None:
+        return request.seed
+    return request.config.seed if request.config else 0
