@@ -116,9 +116,14 @@ def show_verdict(report: Report, paths: dict[str, str]) -> None:
                 continue
             mark, style = MARKS[rule.status]
             effect = {"block": "blocks", "warn": "warns"}.get(rule.action, rule.action)
-            word = {"pass": "passes", "fail": effect, "inconclusive": f"undecided, {effect}"}.get(
-                rule.status, rule.status.replace("_", " ")
-            )
+            if rule.enforce_from:
+                effect += f" until {rule.enforce_from}"
+            word = {
+                "pass": "passes",
+                "fail": effect,
+                "inconclusive": f"undecided, {effect}",
+                "waived": f"waived by {clean(rule.waiver)}",
+            }.get(rule.status, rule.status.replace("_", " "))
             kind = figures.unit(rule.metric)
             table.add_row(
                 Text(clean(rule.id)),
@@ -129,6 +134,13 @@ def show_verdict(report: Report, paths: dict[str, str]) -> None:
                 Text(f"{mark} {word}", style=style),
             )
         out.print(table)
+    for waiver in (*report.waivers.expired, *report.waivers.refused, *report.waivers.unused):
+        say(Text(f"waiver {clean(waiver.id)} has no effect: {clean(waiver.note or waiver.state)}", style="yellow"))
+    if report.attempt is not None and report.attempt.number > 1:
+        level = f"each bound is at level {report.attempt.alpha_pass:.3g}"
+        say(Text(f"evaluation {report.attempt.number} of this model on other data or seeds: {level}", style="yellow"))
+    if report.baseline is not None:
+        say(Text(f"· against {clean(report.baseline.reference)}: {clean(report.baseline.note)}", style="dim"))
     for warning in report.warnings:
         say(Text(f"warning: {clean(warning)}", style="yellow"))
     if report.run.mlflow is not None and report.run.mlflow.warning:

@@ -85,7 +85,7 @@ def _rule_view(rule: Rule) -> RuleView:
     unit = figures.unit(rule.metric)
     effect = view.effect(rule)
     tone, mark = TONES[rule.status]
-    if rule.status is RuleStatus.FAIL and effect != "blocks":
+    if rule.status is RuleStatus.FAIL and rule.action != "block":
         tone, mark = "open", "!"
     measured = figures.amount(rule.value, unit, rule.limit)
     span = figures.bounds(rule.low, rule.high, unit, rule.limit)

@@ -28,7 +28,9 @@ def effect(rule: Rule) -> str:
         return "–" if rule.status is RuleStatus.NOT_APPLICABLE else "holds"
     if rule.action == "off":
         return "off"
-    return "blocks" if rule.action == "block" else "warns"
+    if rule.action == "block":
+        return "blocks"
+    return f"warns, blocks from {rule.enforce_from}" if rule.enforce_from else "warns"
 
 
 def ordered(report: Report) -> list[Rule]:
@@ -38,7 +40,7 @@ def ordered(report: Report) -> list[Rule]:
 
 def pressing(report: Report) -> list[Rule]:
     """The rules that need somebody's attention, in that order; neither waived nor switched off."""
-    return [rule for rule in ordered(report) if effect(rule) in ("blocks", "warns")]
+    return [rule for rule in ordered(report) if effect(rule).startswith(("blocks", "warns"))]
 
 
 def strength(attack: Attack) -> tuple[float, float]:
