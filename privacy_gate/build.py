@@ -22,9 +22,11 @@ _ONE_OF = "judge a model with its config, or predictions with --observations"
 def build(*, config: Path | None, observations: Path | None = None, **options: Any) -> CheckRequest:
     """One request out of a command line. Errors: UsageError, ConfigError (exit 2)."""
     if observations is not None:
-        for name in ("model", "store"):
+        for name in ("model", "store", "baseline"):
             if options.get(name) is not None:
                 raise UsageError(f"--observations judges predictions alone; {name} has no meaning with it", _ONE_OF)
+        if options.get("records", "none") != "none":
+            raise UsageError("--observations holds no record ids; --records has no meaning with it", _ONE_OF)
         if config is not None:
             raise UsageError("--observations judges predictions alone; --config has no meaning with it", _ONE_OF)
     elif config is None and Path(CONFIG_FILE).is_file():

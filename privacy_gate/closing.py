@@ -8,24 +8,28 @@ import os
 import platform
 import socket
 import sys
+import tempfile
 import time
 import traceback
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from privacy_gate.baseline import MemberList, save
 from privacy_gate.datamodel import Candidate, Evidence, Verdict, VerdictStatus
 from privacy_gate.errors import ExitCode, GateError
 from privacy_gate.evaluate import Evaluation
-from privacy_gate.policy import Policy
-from privacy_gate.registry import Recorded, RecordedReport, Registry
+from privacy_gate.policy import Model, Policy
+from privacy_gate.policy.attempts import spend
+from privacy_gate.registry import MEMBERS, Recorded, RecordedReport, Registry
 from privacy_gate.reports import CATALOG as FORMATS
 from privacy_gate.reports import document, write
 from privacy_gate.reports.assemble import Parts
 from privacy_gate.reports.assemble import report as assemble
 from privacy_gate.reports.document import Report
 from privacy_gate.request import CheckRequest
+from privacy_gate.terms import seed_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,14 @@ class Known:
     registry: Registry | None = None
     trained: int | None = None
     cached: int | None = None
+    data_sha256: str = ""
+    members: MemberList | None = None
+
+    @property
+    def model(self) -> Model:
+        """What waivers can be about."""
+        candidate: Candidate | None = self.found.get("candidate")
+        return Model() if candidate is None else Model(candidate.name, candidate.version, candidate.digest)
 
     def add(self, **found: Any) -> None:
         """More is known."""
@@ -69,6 +81,11 @@ def known(request: CheckRequest, policy: Policy) -> Known:
         exit_zero=request.exit_zero,
         defence=dict(request.config.defence) if request.config else {},
     )
+
+
+def spent(policy: Policy, number: int) -> Policy:
+    """The policy with the levels that are left to the `number`-th evaluation of one model."""
+    return replace(policy, alpha_pass=spend(policy.alpha_pass, number), alpha_fail=spend(policy.alpha_fail, number))
 
 
 def trace() -> None:
@@ -127,21 +144,25 @@ def conclude(request: CheckRequest, policy: Policy, verdict: Verdict, parts: Kno
     )
     paths = write(report, request.out, request.formats)
     if parts.registry is not None and request.mlflow_log and "candidate" in found:
-        report = _log(parts.registry, found["candidate"], policy, report, paths, request)
+        with tempfile.TemporaryDirectory() as folder:
+            kept = [] if parts.members is None else [save(parts.members, Path(folder) / MEMBERS)]
+            recorded = replace(
+                _recorded(found["candidate"], policy, report, paths, request),
+                data_sha256=parts.data_sha256,
+                seed=parts.seed,
+                exit_code=int(verdict.exit_code),
+                restricted=kept,
+            )
+            report = _log(parts.registry, found["candidate"], recorded, report, request)
     return Outcome(report=report, exit_code=exit_code, paths=paths)
 
 
 def _log(
-    registry: Registry,
-    candidate: Candidate,
-    policy: Policy,
-    report: Report,
-    paths: dict[str, Path],
-    request: CheckRequest,
+    registry: Registry, candidate: Candidate, evidence: RecordedReport, report: Report, request: CheckRequest
 ) -> Report:
     """Log the evidence, then say in the local report's `run` where it went."""
     try:
-        recorded = registry.record(candidate, _recorded(candidate, policy, report, paths, request))
+        recorded = registry.record(candidate, evidence)
     except GateError as error:
         recorded = Recorded(None, (f"nothing was written back: {error.what}",))
     logged = document.MlflowLog(run_id=recorded.run_id, warning="; ".join(recorded.warnings) or None)
@@ -197,14 +218,8 @@ def judged(evaluation: Evaluation, parts: Known) -> Evidence:
         signals=evaluation.signals,
         findings=evaluation.evidence.findings,
         causes=evaluation.causes,
+        risk_notes=evaluation.notes,
         estimand=evaluation.evidence.estimand,
         warnings=(*parts.found.get("warnings", ()), *evaluation.warnings),
     )
     return evaluation.evidence
-
-
-def seed_of(request: CheckRequest) -> int:
-    """--seed, the config's, or 0."""
-    if request.seed is not None:
-        return request.seed
-    return request.config.seed if request.config else 0

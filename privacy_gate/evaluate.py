@@ -11,12 +11,14 @@ from privacy_gate import metrics
 from privacy_gate.attacks import CATALOG as ATTACKS
 from privacy_gate.causes import CATALOG as CAUSES
 from privacy_gate.causes import CauseInput
+from privacy_gate.causes.stability import from_some_references
 from privacy_gate.datamodel import (
     AttackOutcome,
     AttackResult,
     Audit,
     Cause,
     Description,
+    Estimand,
     Evidence,
     Finding,
     Floats,
@@ -24,13 +26,15 @@ from privacy_gate.datamodel import (
     RiskScores,
     ShadowPlan,
 )
-from privacy_gate.errors import GateError
+from privacy_gate.errors import GateError, NotEvaluable
 from privacy_gate.measure import measure
 from privacy_gate.observe import Observed
 from privacy_gate.policy import Policy
+from privacy_gate.procedure import procedure
 from privacy_gate.risk import CATALOG as ESTIMATORS
 from privacy_gate.risk import RiskInput
 from privacy_gate.risk.summary import summarise
+from privacy_gate.slices import slices
 from privacy_gate.validity import CATALOG as CHECKS
 from privacy_gate.validity import Circumstances, Inputs, ValidityCheck
 
@@ -49,6 +53,7 @@ class Evaluation:
     signals     title -> [R] of the target
     warnings    what could not be computed, for people
     causes      why records are at risk
+    notes       how the risk was estimated
     """
 
     evidence: Evidence
@@ -57,6 +62,7 @@ class Evaluation:
     signals: Mapping[str, Floats]
     warnings: tuple[str, ...] = ()
     causes: tuple[Cause, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -77,12 +83,22 @@ def evaluate(
     inputs: Inputs | None = None,
 ) -> Evaluation:
     """Every attack under every view, every estimator, every validity check; see `validity.Circumstances`."""
-    outcomes = tuple(
-        outcome for view in observed.views for name in attacks for outcome in measure(ATTACKS[name], view, audit, seed)
-    )
+    estimand = policy.estimand if policy is not None else Estimand.ARTEFACT
     view = observed.views[0]
+    outcomes = _measured(observed, audit, attacks, seed, census=estimand is Estimand.CENSUS)
+    judged_outcomes = outcomes
+    if estimand is Estimand.PROCEDURE:
+        judged_outcomes = tuple(procedure([ATTACKS[name] for name in attacks], view, audit, seed, slices))
+    trained_on = int(audit.member.sum()) if train_size is None else train_size
+    if estimand is Estimand.CENSUS and trained_on > int(audit.member.sum()) + duplicates:
+        raise NotEvaluable(
+            f"the policy asks for all members, but {int(audit.member.sum()):,} of {trained_on:,} training records "
+            "are audited",
+            "list all training records under data.members, or set `estimand: artefact` in the policy",
+        )
     warnings: list[str] = []
-    risks = tuple(_risks(observed, audit, outcomes, seed, warnings))
+    notes: list[str] = []
+    risks = tuple(_risks(observed, audit, outcomes, seed, warnings, notes))
     judged = next((risk for risk in risks if risk.estimator == JUDGED_ESTIMATOR), None)
     circumstances = Circumstances(
         audit=audit,
@@ -97,10 +113,11 @@ def evaluate(
         defence=defence,
         target_correct=observed.target_correct,
         shadow_correct=observed.shadow_correct,
-        train_size=int(audit.member.sum()) if train_size is None else train_size,
+        train_size=trained_on,
         model=model,
         seed=seed,
         alpha=VALIDITY_ALPHA,
+        limits=policy.validity_limits if policy is not None else {},
         view=view,
         suite=tuple(attacks),
         policy=policy,
@@ -121,7 +138,7 @@ def evaluate(
     causes = tuple(_causes(looked_at, warnings))
     persons = [len(np.unique(audit.persons[side])) for side in (audit.member, ~audit.member)]
     evidence = Evidence(
-        attacks=outcomes,
+        attacks=judged_outcomes,
         risk=judged,
         findings=tuple(_finding(check, circumstances) for check in CHECKS),
         members=int(audit.member.sum()),
@@ -129,6 +146,7 @@ def evaluate(
         member_persons=persons[0],
         nonmember_persons=persons[1],
         seed=seed,
+        estimand=estimand,
         description=model,
     )
     return Evaluation(
@@ -138,6 +156,20 @@ def evaluate(
         signals={title: view.seen.target[name] for title, name in SHOWN_SIGNALS.items() if name in view.seen.target},
         warnings=tuple(warnings),
         causes=causes,
+        notes=tuple(notes),
+    )
+
+
+def _measured(
+    observed: Observed, audit: Audit, attacks: Sequence[str], seed: int, *, census: bool
+) -> tuple[AttackOutcome, ...]:
+    """Every attack on the audited model, under every view, as a whole and in every slice."""
+    parts = slices(audit, observed.views[0].seen)
+    return tuple(
+        outcome
+        for view in observed.views
+        for name in attacks
+        for outcome in measure(ATTACKS[name], view, audit, seed, slices=parts, census=census)
     )
 
 
@@ -154,19 +186,27 @@ def _causes(given: CauseInput, warnings: list[str]) -> Iterator[Cause]:
 
 
 def _risks(
-    observed: Observed, audit: Audit, outcomes: Sequence[AttackOutcome], seed: int, warnings: list[str]
+    observed: Observed,
+    audit: Audit,
+    outcomes: Sequence[AttackOutcome],
+    seed: int,
+    warnings: list[str],
+    notes: list[str],
 ) -> Iterator[RiskScores]:
     view = observed.views[0]
     scores = {o.id: o.scores for o in outcomes if isinstance(o, AttackResult) and o.adaptive}
-    given = RiskInput(target=view.seen, pool=view.pool, scores=scores, audit=audit, seed=seed)
+    rescore = {"lira": from_some_references("lira", view.seen)} if "lira" in scores and view.seen.shadows else {}
+    given = RiskInput(target=view.seen, pool=view.pool, scores=scores, audit=audit, seed=seed, rescore=rescore)
     for estimator in ESTIMATORS:
         if view.pool is not None or not estimator.needs_pool:
             try:
-                scores_of = summarise(estimator.id, estimator.estimate(given), audit, seed)
+                found = estimator.assess(given)
+                scores_of = summarise(estimator.id, found.scores, audit, seed, found.interval)
             except (GateError, ArithmeticError, ValueError, LookupError) as error:
                 # Without its scores the rules about risk stay undecided; what other rules have proven stands.
                 warnings.append(f"risk estimator {estimator.id} failed ({type(error).__name__}): it gives no scores")
             else:
+                notes += [f"{estimator.id}: {note}" for note in found.notes]
                 yield scores_of
 
 

@@ -24,11 +24,14 @@ from privacy_gate.datamodel import (
     Measurement,
     Observations,
     Scope,
+    Slice,
+    SliceAccuracy,
     ThreatModel,
 )
 from privacy_gate.errors import GateError, NotEvaluable
 
 FPRS = (0.01, 0.001)
+PRIORS = (0.5, 0.1, 0.01)
 REPEATS = 5
 _SHUFFLE_STREAM = 4  # keeps this draw apart from every other use of the run's seed
 
@@ -47,8 +50,25 @@ class View:
     adaptive: bool = True
 
 
-def measure(attack: Attack, view: View, audit: Audit, seed: int) -> list[AttackOutcome]:
-    """One attack under each of its threat models and threshold scopes; what cannot run is skipped with its reason."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Key:
+    """The answer key, and how it is asked."""
+
+    audit: Audit
+    slices: Sequence[Slice]
+    parts: metrics.Parts
+    census: bool
+
+
+def measure(
+    attack: Attack, view: View, audit: Audit, seed: int, *, slices: Sequence[Slice] = (), census: bool = False
+) -> list[AttackOutcome]:
+    """One attack under each of its threat models and threshold scopes; what cannot run is skipped with its reason.
+
+    The same decisions are counted once more within each of `slices`. `census`: every record that the target was
+    trained on is among the members, so that they are no sample. Raises NotEvaluable for a slice of one kind only.
+    """
+    key = _Key(audit, slices, metrics.parts([part.rows for part in slices], audit.member, audit.persons), census)
     models = attack.threat_models if attack.thresholded else attack.threat_models[:1]
     if not view.adaptive:
         # The known-subset attacker has no shadows: there is nothing in it that could be non-adaptive.
@@ -61,7 +81,7 @@ def measure(attack: Attack, view: View, audit: Audit, seed: int) -> list[AttackO
             outcomes.append(AttackSkipped(attack.id, attack.family, model, reason))
             continue
         try:
-            outcomes += _decide(attack, model, view, audit, seed)
+            outcomes += _decide(attack, model, view, key, seed)
         except NotEvaluable as error:
             outcomes.append(AttackSkipped(attack.id, attack.family, model, str(error.what)))
         except (GateError, ArithmeticError, ValueError, LookupError, TypeError) as error:
@@ -88,11 +108,12 @@ def _missing(attack: Attack, model: ThreatModel, view: View) -> str:
     return ""
 
 
-def _decide(attack: Attack, model: ThreatModel, view: View, audit: Audit, seed: int) -> list[AttackOutcome]:
+def _decide(attack: Attack, model: ThreatModel, view: View, key: _Key, seed: int) -> list[AttackOutcome]:
+    audit = key.audit
     withheld = view.seen.reveal(audit.member, np.zeros(view.seen.n, dtype=np.bool_))
     if not attack.thresholded:
         scores = _score(attack, withheld, seed)
-        return [_result(attack, model, None, view.adaptive, [scores > 0], scores, audit, {}, None)]
+        return [_result(attack, model, None, view.adaptive, [scores > 0], scores, key, {}, None)]
     if model is ThreatModel.SHADOW and view.pool is not None:
         scores = _score(attack, withheld, seed)
         decide = _carried_over(attack, view.pool, scores, audit, seed)
@@ -102,9 +123,10 @@ def _decide(attack: Attack, model: ThreatModel, view: View, audit: Audit, seed: 
         rounds = [[_fold(attack, view.seen, audit, fold, once, seed) for fold in folds] for folds in halves]
         scores = _joined(rounds[0])
         decide = _cross_fitted(rounds, audit)
-    tprs = {fpr: metrics.tpr_at_fpr(scores, audit.member, audit.persons, fpr, seed) for fpr in FPRS}
-    auc = metrics.auc(scores, audit.member, audit.persons)
-    return [_result(attack, model, scope, view.adaptive, decide(scope), scores, audit, tprs, auc) for scope in Scope]
+    sides = (audit.member, audit.persons)
+    tprs = {fpr: metrics.tpr_at_fpr(scores, *sides, fpr, seed, census=key.census) for fpr in FPRS}
+    auc = metrics.auc(scores, *sides, census=key.census)
+    return [_result(attack, model, scope, view.adaptive, decide(scope), scores, key, tprs, auc) for scope in Scope]
 
 
 def _score(attack: Attack, observations: Observations, seed: int) -> Floats:
@@ -180,20 +202,39 @@ def _result(
     adaptive: bool,
     decisions: Sequence[Bools],
     scores: Floats,
-    audit: Audit,
+    key: _Key,
     tprs: Mapping[float, Measurement],
     auc: Measurement | None,
 ) -> AttackResult:
+    sides = (key.audit.member, key.audit.persons)
+    rates = [metrics.advantage(d, *sides, census=key.census) for d in decisions]
     return AttackResult(
         id=attack.id,
         family=attack.family,
         threat_model=model,
         threshold=scope,
         adaptive=adaptive,
-        accuracy=metrics.averaged([metrics.balanced_accuracy(d, audit.member, audit.persons) for d in decisions]),
-        advantage=metrics.averaged([metrics.advantage(d, audit.member, audit.persons) for d in decisions]),
+        accuracy=metrics.averaged([metrics.BalancedAccuracy(rate) for rate in rates]),
+        advantage=metrics.averaged(rates),
         auc=auc,
         tpr_at_fpr=tprs,
         scores=scores,
         decisions=decisions[0],
+        slices=_within_slices(decisions, key),
+        precision={prior: metrics.averaged([metrics.precision_of(rate, prior) for rate in rates]) for prior in PRIORS},
+    )
+
+
+def _within_slices(decisions: Sequence[Bools], key: _Key) -> tuple[SliceAccuracy, ...]:
+    """Balanced accuracy of the same decisions within each slice, averaged over the repeats as the whole is."""
+    repeats = [key.parts.advantages(d, census=key.census) for d in decisions]
+    return tuple(
+        SliceAccuracy(
+            part.by,
+            part.value,
+            part.members,
+            part.nonmembers,
+            metrics.averaged([metrics.BalancedAccuracy(rate) for rate in rates]),
+        )
+        for part, *rates in zip(key.slices, *repeats, strict=True)
     )

@@ -1,7 +1,9 @@
 """Scores in, numbers out: rates, ROC and AUC, each with one-sided confidence bounds; and what follows from bounds.
 
 Every measurement here satisfies `datamodel.Measurement` for alpha in (0, 1), is monotone in alpha and stays within
-its range. Units of independence are persons, never records.
+its range. Units of independence are persons, never records. Each side counts one half however many records it has:
+imbalance is met by weights, never by leaving records out. With `census` every record of the members was seen, so that
+only the non-members are a sample.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from privacy_gate.errors import EvaluationFailed, NotEvaluable
 
 SMALLEST_P = 1e-15  # p-values are not resolved below it
 MOST_RECORDS = 10_000_000  # sample-size answers stop here: more means "not with this kind of evidence"
+CONTINUITY = 0.5  # records
+FEWEST_FOR_BOOTSTRAP = 20  # persons on a side below which resampling them says little
 FEWEST_FOR_DELONG = 30  # persons on a side below which a normal approximation is not trusted
 
 _TIES_STREAM = 1  # keeps the tie-breaking draws apart from every other use of the run's seed
+_BOOTSTRAP_STREAM = 8  # and these
 
 
 class Ranged(Measurement, Protocol):
@@ -64,18 +69,36 @@ def _need_numbers(scores: Floats) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """A share `p` known as well as from `n` independent records; n need not be whole."""
+    """A share `p` known as well as from `n` independent records; n need not be whole, and is infinite for a census."""
 
     p: float
     n: float
 
-    def wilson(self, deviate: float) -> float:
-        """The score bound `deviate` standard errors away, below p for a negative deviate (Wilson 1927)."""
+    def wilson(self, deviate: float, continuity: float = 0.0) -> float:
+        """The score bound `deviate` standard errors away, below p for a negative deviate (Wilson 1927).
+
+        `continuity` 0.5 moves p by half a record first, away from what the bound is to exclude (Newcombe 1998).
+        """
+        away = math.copysign(continuity / self.n, deviate) if deviate else 0.0
+        p = _clip(self.p + away, 0.0, 1.0)
         z2 = deviate * deviate
-        spread = math.sqrt(self.p * (1.0 - self.p) / self.n + z2 / (4.0 * self.n * self.n))
+        spread = math.sqrt(p * (1.0 - p) / self.n + z2 / (4.0 * self.n * self.n))
         # Without the clamp, rounding could put a bound on the wrong side of p when p is 0 or 1.
-        bound = (self.p + z2 / (2.0 * self.n) + deviate * spread) / (1.0 + z2 / self.n)
+        bound = (p + z2 / (2.0 * self.n) + deviate * spread) / (1.0 + z2 / self.n)
         return _clip(bound, 0.0, self.p) if deviate < 0 else _clip(bound, self.p, 1.0)
+
+    @property
+    def known(self) -> bool:
+        """Whether nothing of it is left to chance."""
+        return math.isinf(self.n)
+
+    def exact_lower(self, alpha: float) -> float:
+        """One-sided Clopper-Pearson lower bound at confidence 1 - alpha."""
+        return self.p if self.known else clopper_pearson_lower(self.p * self.n, self.n, alpha)
+
+    def exact_upper(self, alpha: float) -> float:
+        """One-sided Clopper-Pearson upper bound at confidence 1 - alpha."""
+        return self.p if self.known else clopper_pearson_upper(self.p * self.n, self.n, alpha)
 
 
 def effective_size(hits: Bools, persons: Ints) -> float:
@@ -89,26 +112,38 @@ def effective_size(hits: Bools, persons: Ints) -> float:
     sizes = np.bincount(persons)
     present = sizes > 0
     sizes = sizes[present]
-    n, m = len(hits), len(sizes)
-    if m == n:
-        return float(n)
-    caught = np.bincount(persons, weights=hits)[present]
+    if len(sizes) == len(hits):
+        return float(len(hits))
+    caught = np.bincount(persons, weights=hits)[present].astype(np.float64)
+    return float(_effective_sizes(caught, sizes, np.zeros(len(sizes), dtype=np.int64), 1)[0])
+
+
+def _effective_sizes(caught: Floats, sizes: Ints, cell: Ints, cells: int) -> Floats:
+    """`effective_size` of many sets at once: [cells] from persons [m] with `caught` hits in `sizes` records each."""
+    n, m = (np.bincount(cell, weights=w, minlength=cells) for w in (sizes, None))
     mean_size = n / m
     n_all, m_all = n + 2.0 * mean_size, m + 2.0
-    p = (float(caught.sum()) + mean_size) / n_all
-    squares = float(np.square(caught - p * sizes).sum()) + mean_size**2 * ((1.0 - p) ** 2 + p**2)
-    clustered = m_all / (m_all - 1.0) * squares / n_all**2
+    p = (np.bincount(cell, weights=caught, minlength=cells) + mean_size) / n_all
+    squares = np.bincount(cell, weights=np.square(caught - p[cell] * sizes), minlength=cells)
+    of_pseudo_persons = mean_size**2 * ((1.0 - p) ** 2 + p**2)
+    clustered = m_all / (m_all - 1.0) * (squares + of_pseudo_persons) / n_all**2
     independent = p * (1.0 - p) / (n_all - 1.0)
-    return n / max(1.0, clustered / independent)
+    return np.asarray(np.where(m == n, n, n / np.maximum(1.0, clustered / independent)))
 
 
-def _proportion(hits: Bools, persons: Ints) -> Proportion:
-    return Proportion(float(np.count_nonzero(hits)) / len(hits), effective_size(hits, persons))
+def _proportion(hits: Bools, persons: Ints, census: bool = False) -> Proportion:
+    share = float(np.count_nonzero(hits)) / len(hits)
+    return Proportion(share, math.inf if census else effective_size(hits, persons))
 
 
 @dataclass(frozen=True, slots=True)
 class Advantage:
-    """TPR - FPR in [-1, 1], bounds by MOVER of two Wilson intervals (Newcombe 1998, method 10)."""
+    """TPR - FPR in [-1, 1], bounds by MOVER of two Wilson intervals with continuity correction (Newcombe 1998, 11).
+
+    Without the correction (method 10) a bound at 5 % misses up to 6.1 % with 200 records a side and 6.8 % with 50.
+    With it, where a limit can stand, it misses at most 5.0 % from 100 records on and 5.3 % with 50. The price is 2 %
+    of the width with 1,000 records a side, less at smaller alphas.
+    """
 
     members: Proportion
     nonmembers: Proportion
@@ -133,7 +168,8 @@ class Advantage:
 
     def _bound(self, deviate: float) -> float:
         distance = math.hypot(
-            self.members.wilson(deviate) - self.members.p, self.nonmembers.wilson(-deviate) - self.nonmembers.p
+            self.members.wilson(deviate, CONTINUITY) - self.members.p,
+            self.nonmembers.wilson(-deviate, CONTINUITY) - self.nonmembers.p,
         )
         return _clip(self.value + math.copysign(distance, deviate), -1.0, 1.0)
 
@@ -188,19 +224,67 @@ class ShareExcess:
         return max(0.0, self.advantage.upper(alpha))
 
 
-def advantage(decisions: Bools, member: Bools, persons: Ints) -> Advantage:
+def advantage(decisions: Bools, member: Bools, persons: Ints, *, census: bool = False) -> Advantage:
     """TPR - FPR of decisions [R], by person [R]. A person on both sides counts on both: conservative for a difference.
 
     Raises NotEvaluable without members or without non-members.
     """
     _need_both_sides(member)
     outside = ~member
-    return Advantage(_proportion(decisions[member], persons[member]), _proportion(decisions[outside], persons[outside]))
+    return Advantage(
+        _proportion(decisions[member], persons[member], census), _proportion(decisions[outside], persons[outside])
+    )
 
 
-def balanced_accuracy(decisions: Bools, member: Bools, persons: Ints) -> BalancedAccuracy:
+def balanced_accuracy(decisions: Bools, member: Bools, persons: Ints, *, census: bool = False) -> BalancedAccuracy:
     """(TPR + 1 - FPR) / 2 of decisions [R], by person [R]. Raises NotEvaluable without members or non-members."""
-    return BalancedAccuracy(advantage(decisions, member, persons))
+    return BalancedAccuracy(advantage(decisions, member, persons, census=census))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """Subsets of the records, laid out so that many decisions are counted in all of them at once: see `parts`.
+
+    row       [L] the record of each (subset, record) pair
+    unit      [L] its (subset, side, person)
+    cell      [M] the (subset, side) of each unit: 2 subset + 1 for members, 2 subset for non-members
+    sizes     [M] records of each unit
+    count     subsets
+    """
+
+    row: Ints
+    unit: Ints
+    cell: Ints
+    sizes: Ints
+    count: int
+
+    def advantages(self, decisions: Bools, *, census: bool = False) -> list[Advantage]:
+        """`advantage` of decisions [R] within each subset, in their order; O(L)."""
+        cells = 2 * self.count
+        caught = np.bincount(self.unit, weights=decisions[self.row], minlength=len(self.cell)).astype(np.float64)
+        records = np.bincount(self.cell, weights=self.sizes, minlength=cells)
+        shares = (np.bincount(self.cell, weights=caught, minlength=cells) / records).tolist()
+        effective = _effective_sizes(caught, self.sizes, self.cell, cells).tolist()
+        return [
+            Advantage(
+                Proportion(shares[i + 1], math.inf if census else effective[i + 1]), Proportion(shares[i], effective[i])
+            )
+            for i in range(0, cells, 2)
+        ]
+
+
+def parts(subsets: Sequence[Bools], member: Bools, persons: Ints) -> Parts:
+    """The layout of subsets [R] each. Raises NotEvaluable when one has no members or no non-members."""
+    rows = [np.flatnonzero(subset) for subset in subsets]
+    for here in rows:
+        _need_both_sides(member[here])
+    row = np.concatenate([*rows, np.zeros(0, dtype=np.int64)])
+    subset_of = np.repeat(np.arange(len(rows)), [len(here) for here in rows])
+    people = int(persons.max()) + 1
+    keys, unit, sizes = np.unique(
+        (2 * subset_of + member[row]) * people + persons[row], return_inverse=True, return_counts=True
+    )
+    return Parts(row, unit, keys // people, sizes, len(rows))
 
 
 def _counted(hits_members: int, n_members: int, hits_nonmembers: int, n_nonmembers: int) -> Advantage:
@@ -233,13 +317,12 @@ class Precision:
     """prior TPR / (prior TPR + (1 - prior) FPR) in [0, 1]; nan when nothing was flagged.
 
     It rises with TPR and falls with FPR, so Clopper-Pearson bounds of the two at alpha/2 each, put in their places,
-    hold jointly at 1 - alpha whatever the counts: wider than a score interval of the ratio, never too narrow.
+    hold jointly at 1 - alpha whatever the counts: wider than a score interval of the ratio, never too narrow. A side
+    that is known needs no share of alpha.
     """
 
-    hits_members: int
-    n_members: int
-    hits_nonmembers: int
-    n_nonmembers: int
+    members: Proportion
+    nonmembers: Proportion
     prior: float
 
     @property
@@ -250,23 +333,23 @@ class Precision:
     @property
     def value(self) -> float:
         """The point estimate."""
-        return self._of(self.hits_members / self.n_members, self.hits_nonmembers / self.n_nonmembers)
+        return self._of(self.members.p, self.nonmembers.p)
 
     def lower(self, alpha: float) -> float:
-        """One-sided lower bound at confidence 1 - alpha."""
-        _deviate(alpha)
-        return self._of(
-            clopper_pearson_lower(self.hits_members, self.n_members, alpha / 2.0),
-            clopper_pearson_upper(self.hits_nonmembers, self.n_nonmembers, alpha / 2.0),
-        )
+        """One-sided lower bound at confidence 1 - alpha; 0 when nothing can have been flagged."""
+        each = self._each(alpha)
+        bound = self._of(self.members.exact_lower(each), self.nonmembers.exact_upper(each))
+        return 0.0 if math.isnan(bound) else bound
 
     def upper(self, alpha: float) -> float:
-        """One-sided upper bound at confidence 1 - alpha."""
+        """One-sided upper bound at confidence 1 - alpha; 1 when nothing can have been flagged."""
+        each = self._each(alpha)
+        bound = self._of(self.members.exact_upper(each), self.nonmembers.exact_lower(each))
+        return 1.0 if math.isnan(bound) else bound
+
+    def _each(self, alpha: float) -> float:
         _deviate(alpha)
-        return self._of(
-            clopper_pearson_upper(self.hits_members, self.n_members, alpha / 2.0),
-            clopper_pearson_lower(self.hits_nonmembers, self.n_nonmembers, alpha / 2.0),
-        )
+        return alpha / max(1, (not self.members.known) + (not self.nonmembers.known))
 
     def _of(self, tpr: float, fpr: float) -> float:
         flagged = self.prior * tpr + (1.0 - self.prior) * fpr
@@ -277,10 +360,14 @@ def precision(
     hits_members: int, n_members: int, hits_nonmembers: int, n_nonmembers: int, prior: float = 0.5
 ) -> Precision:
     """Which share of the flagged are members when a share `prior` of the population is; of independent units."""
-    _counted(hits_members, n_members, hits_nonmembers, n_nonmembers)
+    return precision_of(_counted(hits_members, n_members, hits_nonmembers, n_nonmembers), prior)
+
+
+def precision_of(rates: Advantage, prior: float) -> Precision:
+    """Which share of the flagged are members when a share `prior` of the population is, from TPR and FPR."""
     if not 0.0 < prior < 1.0:
         raise ValueError(f"prior must lie in (0, 1), got {prior}")
-    return Precision(hits_members, n_members, hits_nonmembers, n_nonmembers, prior)
+    return Precision(rates.members, rates.nonmembers, prior)
 
 
 # --- repeats --------------------------------------------------------------------------------------------------------
@@ -327,6 +414,234 @@ def averaged(measurements: Sequence[Ranged]) -> Averaged:
     return Averaged(tuple(measurements))
 
 
+@dataclass(frozen=True, slots=True)
+class MeanOfRuns:
+    """The mean of runs, bounds by Student's t with the standard error `error`.
+
+    Runs without any spread are no proof that there is none: then Chernoff's bound for `runs` terms in the range
+    (Hoeffding 1963), or nothing where the range is unbounded. nan in a run makes the mean unknown.
+    """
+
+    value: float
+    error: float
+    runs: int
+    range: tuple[float, float]
+
+    def lower(self, alpha: float) -> float:
+        """One-sided lower bound at confidence 1 - alpha."""
+        return self._bound(alpha, -1.0)
+
+    def upper(self, alpha: float) -> float:
+        """One-sided upper bound at confidence 1 - alpha."""
+        return self._bound(alpha, 1.0)
+
+    def _bound(self, alpha: float, side: float) -> float:
+        _deviate(alpha)
+        low, high = self.range
+        end = low if side < 0 else high
+        if math.isnan(self.value):
+            return end
+        if self.error > 0:
+            return _clip(self.value - side * float(special.stdtrit(self.runs - 1, alpha)) * self.error, low, high)
+        if math.isinf(high - low):
+            return end
+        # Seen from the end in question, so that one lower bound serves both sides.
+        distance = abs(self.value - (high if side < 0 else low)) / (high - low)
+        return end - side * (high - low) * _chernoff_lower(1.0 - distance, self.runs, alpha)
+
+
+def t_interval(values: Sequence[float], within: tuple[float, float] = (0.0, 1.0), shared: float = 0.0) -> MeanOfRuns:
+    """The mean of `values`, one per run, each inside `within`. Raises NotEvaluable with fewer than two.
+
+    `shared` is the standard error of what the runs have in common, 0 when they are independent; it does not average
+    out over runs, and is added to their own in quadrature. What both hold is counted twice, to the safe side (Cameron,
+    Gelbach & Miller 2011 subtract it).
+    """
+    runs = len(values)
+    if runs < 2:
+        raise NotEvaluable(
+            f"{runs} runs show no spread between runs", "retrain the model at least twice, better 5 times"
+        )
+    mean = math.fsum(values) / runs
+    # Equal values must give exactly 0, which a rounded mean does not.
+    alike = len(set(values)) == 1
+    error = 0.0 if alike else math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (runs - 1) / runs)
+    return MeanOfRuns(values[0] if alike else mean, error if alike else math.hypot(error, shared), runs, within)
+
+
+# --- what each record adds ------------------------------------------------------------------------------------------
+
+
+def rate_influences(decisions: Bools, member: Bools) -> tuple[Floats, Floats]:
+    """[R] what each record adds to the error of TPR, and to that of FPR: each sums to 0, members only, others only."""
+    return _rate_influence(decisions, member), _rate_influence(decisions, ~member)
+
+
+def _rate_influence(hits: Bools, side: Bools) -> Floats:
+    count = int(np.count_nonzero(side))
+    return np.asarray(np.where(side, hits - np.count_nonzero(hits & side) / count, 0.0) / count)
+
+
+def auc_influences(scores: Floats, member: Bools) -> Floats:
+    """[R] what each record adds to the error of the AUC: DeLong's structural components, centred."""
+    beaten, above = _components(scores, member)
+    influences = np.empty(len(scores))
+    influences[member] = (beaten - beaten.mean()) / len(beaten)
+    influences[~member] = (above - above.mean()) / len(above)
+    return influences
+
+
+def tpr_influences(scores: Floats, member: Bools, fpr: float) -> Floats:
+    """[R] what each record adds to the error of the TPR at `fpr`: by its own rate, and by moving the threshold.
+
+    The curve's slope at `fpr` is taken between half and twice that rate.
+    """
+    outside = np.sort(scores[~member])[::-1]
+    threshold, near, far = (
+        outside[min(math.floor(r * len(outside)), len(outside) - 1)] for r in (fpr, fpr / 2, 2 * fpr)
+    )
+    rates = [(np.mean(scores[~member] > t), np.mean(scores[member] > t)) for t in (near, far)]
+    width = float(rates[1][0] - rates[0][0])
+    slope = float(rates[1][1] - rates[0][1]) / width if width > 0 else 0.0
+    of_tpr, of_fpr = rate_influences(scores > threshold, member)
+    return of_tpr - slope * of_fpr
+
+
+def clustered_error(influences: Floats, persons: Ints) -> float:
+    """Standard error of a number whose records add `influences` [R] to its error; persons are independent."""
+    of_persons = np.bincount(persons, weights=influences)
+    return math.sqrt(_small_sample(persons) * float(of_persons @ of_persons))
+
+
+# --- anything without a formula -------------------------------------------------------------------------------------
+
+Statistic = Callable[[Floats], float]
+"""Weights [R], how often each record counts -> the number."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bootstrapped:
+    """A number with bias-corrected and accelerated bootstrap bounds (Efron 1987).
+
+    Beyond the level that ten replicates lie behind, the tail is taken to be normal: the distance from the median
+    grows with the deviate. Without any spread among the replicates nothing is known: the bounds are the range's ends.
+    """
+
+    value: float
+    replicates: Floats  # sorted
+    bias: float  # z0: deviate of the value among the replicates
+    acceleration: float
+    range: tuple[float, float]
+
+    def lower(self, alpha: float) -> float:
+        """One-sided lower bound at confidence 1 - alpha."""
+        return self._bound(-_deviate(alpha), self.range[0])
+
+    def upper(self, alpha: float) -> float:
+        """One-sided upper bound at confidence 1 - alpha."""
+        return self._bound(_deviate(alpha), self.range[1])
+
+    def _bound(self, deviate: float, end: float) -> float:
+        if self.replicates[0] == self.replicates[-1]:
+            return end
+        resolved = _deviate(_RESOLVED / len(self.replicates))
+        bound = self._quantile(_clip(deviate, -resolved, resolved))
+        if abs(deviate) > resolved:
+            median = self._quantile(0.0)
+            bound = median + (bound - median) * abs(deviate) / resolved
+        # A strong bias could put a bound on the wrong side of the value itself.
+        low, high = (self.range[0], self.value) if deviate < 0 else (self.value, self.range[1])
+        return _clip(bound, low, high)
+
+    def _quantile(self, deviate: float) -> float:
+        shifted = self.bias + deviate
+        level = special.ndtr(self.bias + shifted / (1.0 - self.acceleration * shifted))
+        return float(np.quantile(self.replicates, level))
+
+
+_RESOLVED = 10.0  # replicates behind a quantile that is still read off
+_FEWEST_REPLICATES = 100
+_GROUPS = 100  # of persons per side, for the jackknife of the acceleration
+_MOST_ACCELERATION = 0.15  # keeps 1 - acceleration * deviate positive at every deviate that is read off
+
+
+def bootstrap(
+    statistic: Statistic,
+    member: Bools,
+    persons: Ints,
+    seed: int,
+    replicates: int = 2000,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> Bootstrapped:
+    """Bounds for any statistic of weighted records [R]: persons are redrawn, on each side as many as there are.
+
+    The acceleration comes from leaving out up to 100 groups of persons a side. Draws belong to persons, not to the
+    order of records. At least 100 replicates. Raises NotEvaluable with fewer than 20 persons on a side, and when the
+    statistic is not finite.
+    """
+    _need_both_sides(member)
+    if replicates < _FEWEST_REPLICATES:
+        raise ValueError(f"{replicates} replicates; at least {_FEWEST_REPLICATES} are needed")
+    sides = [_People.of(rows, persons) for rows in (np.flatnonzero(member), np.flatnonzero(~member))]
+    for name, side in zip(("member", "non-member"), sides, strict=True):
+        if side.count < FEWEST_FOR_BOOTSTRAP:
+            raise NotEvaluable(
+                f"{side.count} {name} persons are too few to resample", f"{FEWEST_FOR_BOOTSTRAP} are the fewest"
+            )
+    rng = np.random.default_rng([_BOOTSTRAP_STREAM, seed])
+
+    def of(changes: Sequence[tuple[_People, Floats]]) -> float:
+        weights = np.ones(len(member))
+        for side, times in changes:
+            weights[side.rows] = times[side.person]
+        number = float(statistic(weights))
+        if not math.isfinite(number):
+            raise NotEvaluable(f"the statistic is {number} on resampled persons", "give more records of both kinds")
+        return number
+
+    value = of([])
+    drawn = np.sort(
+        [
+            of([(s, np.bincount(rng.integers(s.count, size=s.count), minlength=s.count).astype(float)) for s in sides])
+            for _ in range(replicates)
+        ]
+    )
+    behind = (np.count_nonzero(drawn < value) + 0.5 * np.count_nonzero(drawn == value)) / replicates
+    bias = float(special.ndtri(_clip(behind, 0.5 / replicates, 1.0 - 0.5 / replicates)))
+    influences = np.concatenate([_influences(side, rng, of) for side in sides])
+    squares = float(np.square(influences).sum())
+    acceleration = float((influences**3).sum()) / (6.0 * squares**1.5) if squares > 0 else 0.0
+    drawn.flags.writeable = False
+    return Bootstrapped(value, drawn, bias, _clip(acceleration, -_MOST_ACCELERATION, _MOST_ACCELERATION), within)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _People:
+    """The persons behind one side's records."""
+
+    rows: Ints  # [n]
+    person: Ints  # [n] 0..count-1
+    count: int
+
+    @classmethod
+    def of(cls, rows: Ints, persons: Ints) -> _People:
+        names, person = np.unique(persons[rows], return_inverse=True)
+        return cls(rows, person, len(names))
+
+
+def _influences(
+    side: _People, rng: np.random.Generator, of: Callable[[Sequence[tuple[_People, Floats]]], float]
+) -> Floats:
+    """[groups] what each group of persons adds to the statistic, from leaving it out; third moments add up alike."""
+    groups = min(side.count, _GROUPS)
+    group = rng.permutation(np.arange(side.count) % groups)
+    without = []
+    for left_out in range(groups):
+        kept = group != left_out
+        without.append(of([(side, kept * (side.count / np.count_nonzero(kept)))]))
+    return np.asarray((groups - 1.0) / groups * (np.mean(without) - np.array(without)))
+
+
 # --- area under the curve -------------------------------------------------------------------------------------------
 
 
@@ -351,7 +666,8 @@ class Auc:
 
     method `delong`    normal interval on the logit scale, with the standard error `error`
     method `chernoff`  the AUC is an average of averages of min(members, non-members) = `units` independent terms in
-                       [0, 1], so Chernoff's bound holds at any size (Hoeffding 1963, section 5b); wide
+                       [0, 1], so Chernoff's bound holds at any size (Hoeffding 1963, section 5b); wide. With a census
+                       of the members the terms are the non-members
     """
 
     value: float
@@ -409,32 +725,40 @@ def _small_sample(persons: Ints) -> float:
     return count / (count - 1.0)
 
 
-def auc(scores: Floats, member: Bools, persons: Ints) -> Auc:
+def _components(scores: Floats, member: Bools) -> tuple[Floats, Floats]:
+    """[n1] share of non-members below each member, [n0] share of members above each non-member; ties count half."""
+    ranks = midranks(scores)
+    beaten = (ranks[member] - midranks(scores[member])) / np.count_nonzero(~member)
+    above = 1.0 - (ranks[~member] - midranks(scores[~member])) / np.count_nonzero(member)
+    return np.asarray(beaten), np.asarray(above)
+
+
+def auc(scores: Floats, member: Bools, persons: Ints, *, census: bool = False) -> Auc:
     """Area under the ROC curve of scores [R], by person [R]; higher scores mean more likely a member.
 
     DeLong (1988) by midranks, in O(R log R), its structural components summed per person (Obuchowski 1997).
     Chernoff's bound instead when a side has fewer than 30 independent persons, or the variance is estimated as 0.
+    With `census` the AUC is a mean over the non-members alone: their component is the whole variance.
     Raises NotEvaluable without members or non-members, EvaluationFailed for NaN scores.
     """
     _need_both_sides(member)
     _need_numbers(scores)
     outside = ~member
     n1, n0 = int(np.count_nonzero(member)), int(np.count_nonzero(outside))
-    ranks = midranks(scores)
-    beaten = (ranks[member] - midranks(scores[member])) / n0  # [n1] share of non-members below each member
-    above = 1.0 - (ranks[outside] - midranks(scores[outside])) / n1  # [n0] share of members above each non-member
+    beaten, above = _components(scores, member)
     value = float(beaten.mean())
-    units = min(_independent_units(persons[member]), _independent_units(persons[outside]))
+    units = _independent_units(persons[outside])
+    if not census:
+        units = min(units, _independent_units(persons[member]))
     if units < FEWEST_FOR_DELONG or not 0.0 < value < 1.0:
         return Auc(value, math.nan, units, "chernoff")
     count = int(persons.max()) + 1
-    of_members = _per_person(beaten - value, persons[member], count) / n1
     of_nonmembers = _per_person(above - value, persons[outside], count) / n0
-    variance = (
-        _small_sample(persons[member]) * float(of_members @ of_members)
-        + _small_sample(persons[outside]) * float(of_nonmembers @ of_nonmembers)
-        + 2.0 * _small_sample(persons) * float(of_members @ of_nonmembers)
-    )
+    variance = _small_sample(persons[outside]) * float(of_nonmembers @ of_nonmembers)
+    if not census:
+        of_members = _per_person(beaten - value, persons[member], count) / n1
+        variance += _small_sample(persons[member]) * float(of_members @ of_members)
+        variance += 2.0 * _small_sample(persons) * float(of_members @ of_nonmembers)
     # Constant scores have no estimated variance at all; that is ignorance, not precision.
     if variance <= np.finfo(np.float64).eps ** 2:
         return Auc(value, math.nan, units, "chernoff")
@@ -479,13 +803,15 @@ class TprAtFpr:
     `hits[k]` member units can be flagged with k non-member units: those above the (k+1)-th highest non-member.
     The upper bound takes a threshold at a non-member whose FPR is surely not below `fpr`, the lower bound one whose
     FPR is surely not above; then Clopper-Pearson on the members, which are independent of the threshold; alpha/2 for
-    each step.
+    each step. In a census the members are no sample: the whole of alpha goes to the threshold, and `hits` are exact,
+    the share of a tie block that would be drawn in place of a draw, hence not whole.
     """
 
     fpr: float
-    hits: Ints  # [n_nonmembers]
+    hits: Ints | Floats  # [n_nonmembers]
     n_members: int
     n_nonmembers: int
+    census: bool = False
 
     @property
     def range(self) -> tuple[float, float]:
@@ -509,15 +835,24 @@ class TprAtFpr:
 
     def lower(self, alpha: float) -> float:
         """One-sided lower bound at confidence 1 - alpha; 0 with too few non-members."""
-        _deviate(alpha)
-        rank = rank_with_fpr_at_most(self.n_nonmembers, self.fpr, alpha / 2.0)
-        return 0.0 if rank is None else clopper_pearson_lower(float(self.hits[rank - 1]), self.n_members, alpha / 2.0)
+        each = self._each(alpha)
+        rank = rank_with_fpr_at_most(self.n_nonmembers, self.fpr, each)
+        return 0.0 if rank is None else self._members(rank).exact_lower(each)
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at confidence 1 - alpha; 1 with too few non-members."""
+        each = self._each(alpha)
+        rank = rank_with_fpr_at_least(self.n_nonmembers, self.fpr, each)
+        return 1.0 if rank is None else self._members(rank).exact_upper(each)
+
+    def _each(self, alpha: float) -> float:
         _deviate(alpha)
-        rank = rank_with_fpr_at_least(self.n_nonmembers, self.fpr, alpha / 2.0)
-        return 1.0 if rank is None else clopper_pearson_upper(float(self.hits[rank - 1]), self.n_members, alpha / 2.0)
+        return alpha if self.census else alpha / 2.0
+
+    def _members(self, rank: int) -> Proportion:
+        return Proportion(
+            float(self.hits[rank - 1]) / self.n_members, math.inf if self.census else float(self.n_members)
+        )
 
 
 def _one_per_person(scores: Floats, persons: Ints, draws: Floats) -> Ints:
@@ -539,31 +874,47 @@ def _shuffled_within_ties(scores: Floats, draws: Floats) -> Ints:
     return shuffled[np.argsort(-scores[shuffled], kind="stable")]
 
 
-def tpr_at_fpr(scores: Floats, member: Bools, persons: Ints, fpr: float, seed: int) -> TprAtFpr:
+def tpr_at_fpr(
+    scores: Floats, member: Bools, persons: Ints, fpr: float, seed: int, *, census: bool = False
+) -> TprAtFpr:
     """TPR of scores [R] at the given FPR, by person [R]; ties are broken at random, once, from `seed`.
 
     One record per person and side is drawn: order statistics and binomials need independent units, and a person's
     best record would be another, larger quantity than a record's TPR. All draws belong to persons, so they know
-    neither who is a member nor the order of the records. Raises NotEvaluable without members or non-members,
-    EvaluationFailed for NaN scores.
+    neither who is a member nor the order of the records. A census counts all records of the members: nothing about
+    them is drawn. Raises NotEvaluable without members or non-members, EvaluationFailed for NaN scores.
     """
     if not 0.0 < fpr < 1.0:
         raise ValueError(f"a false-positive rate lies in (0, 1), got {fpr}")
     _need_both_sides(member)
     _need_numbers(scores)
     draws = np.random.default_rng([_TIES_STREAM, seed]).random((4, int(persons.max()) + 1))
-    sides = [
+    inside, outside = (
         side[_one_per_person(scores[side], persons[side], choice)]
         for side, choice in ((np.flatnonzero(member), draws[0]), (np.flatnonzero(~member), draws[1]))
-    ]
-    units = np.concatenate(sides)
-    # A person on both sides must not tie with themself, hence a draw per side.
-    ties = np.concatenate((draws[2][persons[sides[0]]], draws[3][persons[sides[1]]]))
-    is_member = np.arange(len(units)) < len(sides[0])
-    descending = is_member[_shuffled_within_ties(scores[units], ties)]
-    hits = np.cumsum(descending, dtype=np.int64)[~descending]
+    )
+    hits: Ints | Floats
+    if census:
+        inside = np.flatnonzero(member)
+        hits = _expected_hits(scores[inside], scores[outside], draws[3][persons[outside]])
+    else:
+        units = np.concatenate((inside, outside))
+        # A person on both sides must not tie with themself, hence a draw per side.
+        ties = np.concatenate((draws[2][persons[inside]], draws[3][persons[outside]]))
+        is_member = np.arange(len(units)) < len(inside)
+        descending = is_member[_shuffled_within_ties(scores[units], ties)]
+        hits = np.cumsum(descending, dtype=np.int64)[~descending]
     hits.flags.writeable = False
-    return TprAtFpr(fpr, hits, len(sides[0]), len(sides[1]))
+    return TprAtFpr(fpr, hits, len(inside), len(outside), census)
+
+
+def _expected_hits(members: Floats, nonmembers: Floats, draws: Floats) -> Floats:
+    """[nonmembers] members above each non-member, highest first; of those that tie with it, the share of its draw."""
+    order = _shuffled_within_ties(nonmembers, draws)
+    ascending = np.sort(members)
+    above = len(members) - np.searchsorted(ascending, nonmembers[order], side="right")
+    level = len(members) - np.searchsorted(ascending, nonmembers[order], side="left") - above
+    return np.asarray(above + draws[order] * level, dtype=np.float64)
 
 
 # --- curves ---------------------------------------------------------------------------------------------------------

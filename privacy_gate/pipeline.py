@@ -5,7 +5,6 @@ Effects stand at both ends; everything from `observe` to the verdict is pure.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,31 +12,36 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import ValidationError
 
-from privacy_gate import manifest
-from privacy_gate.attacks import CATALOG as ATTACKS
-from privacy_gate.closing import Known, Outcome, conclude, judged, known, seed_of, trace, undone
+from privacy_gate import annex, manifest
+from privacy_gate.baseline import Anchor, Subject, anchor, member_list, regression
+from privacy_gate.causes.influence import influences
+from privacy_gate.causes.suspects import label_noise_suspects, outlier_suspects
+from privacy_gate.closing import Known, Outcome, conclude, judged, known, spent, trace, undone
 from privacy_gate.datamodel import (
+    AttackResult,
     Audit,
     Candidate,
     Description,
+    Estimand,
     Evidence,
     Ints,
+    Observations,
     Outputs,
+    Regression,
     Role,
     ShadowPlan,
 )
-from privacy_gate.defences import CATALOG as DEFENCES
-from privacy_gate.defences import OutputDefence
-from privacy_gate.errors import EvaluationFailed, GateError, StorageFailed, UsageError
-from privacy_gate.evaluate import evaluate
+from privacy_gate.errors import EvaluationFailed, GateError, NotEvaluable, StorageFailed, UsageError
+from privacy_gate.evaluate import HIGH_SCORE, evaluate
 from privacy_gate.features import take
+from privacy_gate.inputs import look
 from privacy_gate.manifest import DUPLICATES, Dataset
 from privacy_gate.observe import Answers, Observed, from_file, from_shadows, observe
-from privacy_gate.policy import Policy, judge, resolve, suite
-from privacy_gate.registry import Registry, open_registry
-from privacy_gate.reports import clear
+from privacy_gate.policy import Policy, judge
+from privacy_gate.policy.attempts import attempt_number
+from privacy_gate.registry import RESTRICTED_FOLDER, Registry, open_registry
+from privacy_gate.reports import clear, document, remove
 from privacy_gate.reports.assemble import shadows as describe_shadows
 from privacy_gate.request import CheckRequest, Config
 from privacy_gate.sandbox import examine
@@ -47,6 +51,7 @@ from privacy_gate.shadows.store import Store
 from privacy_gate.shadows.train import TrainingTask, train
 from privacy_gate.shadows.train import prepare as training_task
 from privacy_gate.storage import private_dir
+from privacy_gate.terms import Terms, seed_of, settle, store_path
 
 _ORDER_STREAM = 5  # keeps this draw apart from every other use of the run's seed
 
@@ -85,17 +90,18 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
     watch = progress or Silent()
     began = time.time()
     clear(request.out)
-    policy, attacks, defence = settle(request)
+    remove(request.out / RESTRICTED_FOLDER / annex.FILE)
+    terms = settle(request)
     _require_folder(request.out)
-    parts = known(request, policy)
+    parts = known(request, terms.policy)
     try:
         if request.observations is not None:
-            evidence = _judge_predictions(request, policy, attacks, parts)
+            evidence = _judge_predictions(request, terms, parts)
         else:
             store = Store(store_path(request))
             with store.workdir() as work:
-                evidence = _judge_model(request, policy, attacks, defence, store, work, parts, watch)
-        verdict = judge(policy, evidence)
+                evidence = _judge_model(request, terms, store, work, parts, watch)
+        verdict = judge(spent(terms.policy, evidence.attempt), evidence, waivers=terms.waivers, model=parts.model)
     except UsageError:
         raise
     except GateError as error:
@@ -117,28 +123,7 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
         trace()
     finally:
         watch.close()
-    return conclude(request, policy, verdict, parts, began)
-
-
-# --- before anything is touched -------------------------------------------------------------------------------------
-
-
-def settle(request: CheckRequest) -> tuple[Policy, list[str], OutputDefence | None]:
-    """Policy, attacks and defence by name: every misspelling is found before a model is downloaded."""
-    policy = resolve(policy_source(request))
-    chosen = (request.config.attacks if request.config else None) or suite(request.suite)
-    attacks = [ATTACKS[name].id for name in dict.fromkeys(chosen)]
-    defence = None
-    if request.config:
-        for name, settings in request.config.defence.items():
-            try:
-                defence = DEFENCES[name].configure(settings)
-            except ValidationError as error:
-                known_settings = ", ".join(DEFENCES[name].settings.model_fields)
-                raise UsageError(
-                    f"defence.{name}: {error.errors()[0]['msg']}", f"its settings are {known_settings}"
-                ) from error
-    return policy, attacks, defence
+    return conclude(request, terms.policy, verdict, parts, began)
 
 
 def _require_folder(out: Path) -> None:
@@ -146,27 +131,6 @@ def _require_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out: {out} is not a folder", "name another one; it is made where there is none")
     private_dir(out)
-
-
-def policy_source(request: CheckRequest) -> Path | str:
-    """The policy asked for, the one the config names, or the profile (default: standard)."""
-    if request.policy is not None and request.profile is not None:
-        raise UsageError("--policy and --profile exclude each other", "a policy file names its profile with extends:")
-    if request.policy is not None:
-        return request.policy
-    if request.profile is None and request.config is not None and request.config.policy is not None:
-        return request.config_dir / request.config.policy
-    return request.profile or "standard"
-
-
-def store_path(request: CheckRequest) -> Path:
-    """--store, the config's, PRIVACY_GATE_STORE, or the user's cache folder."""
-    if request.store is not None:
-        return request.store
-    if request.config is not None and request.config.store is not None:
-        return request.config_dir / request.config.store
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("PRIVACY_GATE_STORE") or Path(cache) / "privacy-gate")
 
 
 # --- the street -----------------------------------------------------------------------------------------------------
@@ -295,41 +259,105 @@ def _config(request: CheckRequest) -> Config:
 
 
 def _judge_model(
-    request: CheckRequest,
-    policy: Policy,
-    attacks: Sequence[str],
-    defence: OutputDefence | None,
-    store: Store,
-    work: Path,
-    parts: Known,
-    watch: Progress,
+    request: CheckRequest, terms: Terms, store: Store, work: Path, parts: Known, watch: Progress
 ) -> Evidence:
     ready = prepare(request, work, parts, watch)
+    number = _attempt(ready, terms.policy, parts)
+    approved = anchor(terms.baseline, ready.registry, work) if terms.baseline is not None else None
     outputs: tuple[Outputs, ...] = ()
     if ready.plan is not None:
         outputs = _shadow_outputs(request, ready, store, parts, watch)
     answers = from_shadows(ready.target, outputs, ready.plan, ready.labels) if ready.plan else Answers(ready.target)
-    watch.stage(f"running {len(attacks)} attacks")
-    observed = observe(answers, ready.audit, attacks, defence)
+    watch.stage(f"running {len(terms.attacks)} attacks")
+    observed = observe(answers, ready.audit, terms.attacks, terms.defence)
     _note_accuracy(ready, outputs, observed, parts)
-    return judged(
-        evaluate(
-            observed,
-            ready.audit,
-            attacks,
-            parts.seed,
-            plan=ready.plan,
-            duplicates=ready.dataset.removed.get(DUPLICATES, 0),
-            candidates=ready.dataset.candidates,
-            deterministic=ready.deterministic,
-            declared_defence=ready.candidate.tags.get("defence"),
-            defence=next(iter(_config(request).defence), ""),
-            train_size=ready.dataset.train_size,
-            model=ready.description,
-            policy=policy,
-        ),
-        parts,
+    audit = ready.audit
+    evaluation = evaluate(
+        observed,
+        audit,
+        terms.attacks,
+        parts.seed,
+        plan=ready.plan,
+        duplicates=ready.dataset.removed.get(DUPLICATES, 0),
+        candidates=ready.dataset.candidates,
+        deterministic=ready.deterministic,
+        declared_defence=ready.candidate.tags.get("defence"),
+        defence=next(iter(_config(request).defence), ""),
+        train_size=ready.dataset.train_size,
+        model=ready.description,
+        policy=terms.policy,
+        inputs=look(ready.dataset.features, audit.labels, audit.member, audit.persons, parts.seed),
     )
+    evidence = replace(judged(evaluation, parts), attempt=number)
+    if request.records == "restricted" and terms.key is not None:
+        rows = _rows(ready.dataset, audit, observed.views[0].seen, evidence)
+        annex.write(request.out / RESTRICTED_FOLDER, rows, terms.key)
+    if terms.key is not None:
+        parts.members = member_list(ready.dataset, ready.dataset.people, terms.key, ready.candidate.digest)
+    if approved is None:
+        return evidence
+    watch.stage(f"comparing with {terms.baseline}")
+    return replace(evidence, regression=_regression(request, terms, ready, approved, evidence, work, parts))
+
+
+def _rows(dataset: Dataset, audit: Audit, seen: Observations, evidence: Evidence) -> annex.Rows:
+    """What the annex says of each record."""
+    if evidence.risk is None:
+        raise NotEvaluable("no risk scores were estimated: there is nothing to write into records.parquet")
+    # Of the training procedure the scores are another model's.
+    own = evidence.attacks if evidence.estimand is not Estimand.PROCEDURE else ()
+    scores = {o.id: o.scores for o in own if isinstance(o, AttackResult) and o.adaptive}
+    suspects = {"label_noise": label_noise_suspects(seen), "outlier": outlier_suspects(seen, ~audit.member)}
+    return annex.Rows(
+        ids=dataset.ids.tolist(),
+        person_ids=None if dataset.people is None else dataset.people.tolist(),
+        audit=audit,
+        risk=evidence.risk,
+        score=HIGH_SCORE,
+        attacks={id: scores[id] for id in ("lira", "modified_entropy") if id in scores},
+        influence=influences(seen),
+        suspects={kind: found for kind, found in suspects.items() if found is not None},
+    )
+
+
+def _attempt(ready: Prepared, policy: Policy, parts: Known) -> int:
+    """Which evaluation of this model on other data or seeds this is, as far as the registry remembers."""
+    remembered = ready.registry.attempts(ready.candidate)
+    number = attempt_number(remembered.attempts or (), ready.dataset.digest, parts.seed)
+    levels = spent(policy, number)
+    parts.add(
+        attempt=document.Attempt(
+            number=number,
+            earlier=None if remembered.attempts is None else len(remembered.attempts),
+            alpha_pass=levels.alpha_pass,
+            alpha_fail=levels.alpha_fail,
+            note="; ".join(remembered.warnings),
+        )
+    )
+    parts.data_sha256 = ready.dataset.digest
+    return number
+
+
+def _regression(
+    request: CheckRequest, terms: Terms, ready: Prepared, approved: Anchor, evidence: Evidence, work: Path, parts: Known
+) -> Regression:
+    declared = _config(request).data.classes
+    columns = ready.target.values.shape[1]
+    classes = manifest.class_order(ready.description.classes, declared, columns)
+    found = regression(
+        approved,
+        Subject(ready.candidate, ready.dataset, ready.dataset.people, ready.audit, ready.target, classes),
+        evidence.attacks,
+        terms.attacks,
+        parts.seed,
+        work=work,
+        key=terms.key,
+        defence=terms.defence,
+        declared_classes=declared,
+        logs=store_path(request) / "logs",
+    )
+    parts.add(regression=found)
+    return found
 
 
 def _shadow_outputs(
@@ -369,12 +397,13 @@ def _note_accuracy(ready: Prepared, outputs: Sequence[Outputs], observed: Observ
     )
 
 
-def _judge_predictions(request: CheckRequest, policy: Policy, attacks: Sequence[str], parts: Known) -> Evidence:
+def _judge_predictions(request: CheckRequest, terms: Terms, parts: Known) -> Evidence:
     assert request.observations is not None
     answers, audit, removed = from_file(request.observations)
     parts.add(audit=audit, removed=removed, uri=None)
-    observed = observe(answers, audit, attacks, None)
-    return judged(evaluate(observed, audit, attacks, parts.seed, candidates=len(audit.labels), policy=policy), parts)
+    observed = observe(answers, audit, terms.attacks, None)
+    evaluation = evaluate(observed, audit, terms.attacks, parts.seed, candidates=len(audit.labels), policy=terms.policy)
+    return judged(evaluation, parts)
 
 
 # --- shadows ahead of time --------------------------------------------------------------------------------------------
@@ -382,7 +411,7 @@ def _judge_predictions(request: CheckRequest, policy: Policy, attacks: Sequence[
 
 def train_shadows(request: CheckRequest, progress: Progress | None = None) -> tuple[int, int]:
     """Fill the store ahead of time; returns (trained now, already there). Errors as they come: no report is written."""
-    watch, parts = progress or Silent(), known(request, settle(request)[0])
+    watch, parts = progress or Silent(), known(request, settle(request).policy)
     store = Store(store_path(request))
     try:
         with store.workdir() as work:

@@ -11,11 +11,12 @@ import numpy as np
 from privacy_gate.closing import known
 from privacy_gate.datamodel import Candidate, DatasetHint
 from privacy_gate.manifest import Dataset
-from privacy_gate.pipeline import Progress, Silent, prepare, settle, store_path
+from privacy_gate.pipeline import Progress, Silent, prepare
 from privacy_gate.policy import decidability
 from privacy_gate.request import CheckRequest
 from privacy_gate.shadows.store import Store
 from privacy_gate.shadows.train import keys, usable_cores
+from privacy_gate.terms import settle, store_path
 
 # What people call the records of training, and those held out; compared without case.
 _TRAINING = frozenset({"train", "training", "fit"})
@@ -93,7 +94,8 @@ def _time(minutes: float | None) -> str:
 def preview(request: CheckRequest, progress: Progress | None = None) -> Preview:
     """Resolve everything and train nothing. Errors as in `check`, but raised: there is no report."""
     watch = progress or Silent()
-    policy, attacks, _ = settle(request)
+    terms = settle(request)
+    policy, attacks = terms.policy, terms.attacks
     store = Store(store_path(request))
     try:
         with store.workdir() as work:

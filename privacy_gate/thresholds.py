@@ -78,6 +78,7 @@ def fit(scores: Floats, member: Bools, labels: Ints, classes: int, scope: Scope)
 
     GLOBAL maximises TPR + TNR. CLASS maximises TPR_c + TNR_c in each class (Song & Mittal 2021, section 3).
     CLASS_WEIGHTED maximises n1c/n1 TPR_c + n0c/n0 TNR_c, so that on these records it is never worse than GLOBAL.
+    All are sums of rates: each side weighs the same however many records it has, and none is left out for balance.
     Candidates are the scores and +inf; of several best, GLOBAL takes the middle, a class the largest. A class without
     members or without non-members gets the global threshold. Raises NotEvaluable without members or non-members,
     EvaluationFailed for NaN.

@@ -19,7 +19,15 @@ ATTACKS = ["correctness", "confidence", "modified_entropy", "lira"]
 def observed() -> tuple[Observed, object]:
     seen, audit = gaussian_world(200, 200, classes=3, leak=2.0, shadows=8, seed=0)
     correct = seen.target["correctness"] > 0
-    return Observed((View(seen, pool_of(seen)),), 0.0, 0.0, correct, seen.references["correctness"] > 0), audit
+    world = Observed(
+        views=(View(seen, pool_of(seen)),),
+        saturated=0.0,
+        resolution=0.0,
+        embedding=seen.target["logit_confidence"][:, None],
+        target_correct=correct,
+        shadow_correct=seen.references["correctness"] > 0,
+    )
+    return world, audit
 
 
 def test_risk_is_judged_by_one_estimator_and_shown_by_others() -> None:
@@ -37,7 +45,7 @@ def test_an_estimator_that_breaks_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     def broken(given: object) -> None:
         raise ZeroDivisionError("quotes a record")
 
-    monkeypatch.setattr(module, "ESTIMATORS", [replace(e, estimate=broken) for e in module.ESTIMATORS])
+    monkeypatch.setattr(module, "ESTIMATORS", [replace(e, assess=broken) for e in module.ESTIMATORS])
     found = evaluate(world, audit, ATTACKS, 0, candidates=400)
     assert found.evidence.risk is None
     assert len(found.warnings) == 2

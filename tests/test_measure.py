@@ -18,7 +18,8 @@ from privacy_gate.datamodel import (
     ThreatModel,
 )
 from privacy_gate.errors import NotEvaluable
-from privacy_gate.measure import FPRS, View, measure
+from privacy_gate.measure import FPRS, PRIORS, View, measure
+from privacy_gate.slices import slices
 from tests.worlds import gaussian_world, pool_of
 
 
@@ -138,3 +139,87 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
     for name in ("rmia", "entropy"):
         first, second = (measure(CATALOG[name], world, audit, 7) for _ in range(2))
         assert [r.accuracy.value for r in first] == [r.accuracy.value for r in second]
+
+
+def by_hand(decided: np.ndarray, member: np.ndarray, rows: np.ndarray) -> float:
+    return float((decided[rows & member].mean() + (~decided)[rows & ~member].mean()) / 2)
+
+
+@pytest.mark.parametrize("persons", [1, 3])
+def test_slices_are_counted_on_the_same_decisions(persons: int) -> None:
+    seen, audit = gaussian_world(300, 300, classes=3, leak=2.0, shadows=8, seed=0, records_per_person=persons)
+    world, parts = View(seen, pool_of(seen)), slices(audit, seen, fewest=5)
+    (result, *_) = measure(CATALOG["confidence"], world, audit, 0, slices=parts)
+    assert [(s.by, s.value, s.members, s.nonmembers) for s in result.slices] == [
+        (p.by, p.value, p.members, p.nonmembers) for p in parts
+    ]
+    for found, part in zip(result.slices, parts, strict=True):
+        assert found.accuracy.value == pytest.approx(by_hand(result.decisions, audit.member, part.rows))
+        alone = metrics.balanced_accuracy(
+            result.decisions[part.rows], audit.member[part.rows], audit.persons[part.rows]
+        )
+        assert found.accuracy.lower(0.01) == pytest.approx(alone.lower(0.01))
+        assert found.accuracy.upper(0.05) == pytest.approx(alone.upper(0.05))
+
+
+def test_slices_are_the_mean_of_the_repeats_as_the_whole_is() -> None:
+    world, audit = view()
+    whole = np.ones(world.seen.n, dtype=bool)
+    part = slices(audit, world.seen)[0]
+    everything = replace(part, rows=whole)
+    for result in measure(CATALOG["confidence"], world, audit, 0, slices=[part, everything]):
+        assert result.slices[1].accuracy.value == pytest.approx(result.accuracy.value)
+        assert result.slices[1].accuracy.upper(0.05) == pytest.approx(result.accuracy.upper(0.05))
+        if result.threat_model is ThreatModel.KNOWN_SUBSET and result.threshold is Scope.GLOBAL:
+            folds = thresholds.person_folds(audit.member, audit.persons, 0)
+            scores = world.seen.target["logit_confidence"]
+            decided = thresholds.cross_fit(scores, audit.member, audit.labels, audit.persons, 3, Scope.GLOBAL, folds)
+            mean = np.mean([by_hand(d, audit.member, part.rows) for d in decided])
+            assert result.slices[0].accuracy.value == pytest.approx(mean)
+
+
+def test_slices_change_nothing_else_and_need_both_sides() -> None:
+    world, audit = view()
+    plain = measure(CATALOG["lira"], world, audit, 0)
+    sliced = measure(CATALOG["lira"], world, audit, 0, slices=slices(audit, world.seen))
+    assert [r.accuracy for r in plain] == [r.accuracy for r in sliced]
+    assert all(r.slices == () for r in plain)
+    one_kind = replace(slices(audit, world.seen)[0], rows=audit.member.copy())
+    with pytest.raises(NotEvaluable, match="non-members"):
+        measure(CATALOG["lira"], world, audit, 0, slices=[one_kind])
+
+
+def test_precision_at_each_prior_by_hand() -> None:
+    world, audit = view()
+    (result, *_) = measure(CATALOG["confidence"], world, audit, 0)  # carried over: one decision
+    tpr, fpr = (result.decisions[side].mean() for side in (audit.member, ~audit.member))
+    assert set(result.precision) == set(PRIORS) == {0.5, 0.1, 0.01}
+    for prior, found in result.precision.items():
+        assert found.value == pytest.approx(prior * tpr / (prior * tpr + (1 - prior) * fpr))
+        assert found.lower(0.05) < found.value < found.upper(0.05)
+    (right,) = measure(CATALOG["correctness"], world, audit, 0)
+    assert set(right.precision) == set(PRIORS)
+
+
+def test_a_census_is_the_same_numbers_with_narrower_bounds() -> None:
+    world, audit = view()
+    parts = slices(audit, world.seen)
+    for name in ("confidence", "correctness", "lira"):
+        pairs = zip(
+            measure(CATALOG[name], world, audit, 0, slices=parts),
+            measure(CATALOG[name], world, audit, 0, slices=parts, census=True),
+            strict=True,
+        )
+        for sample, census in pairs:
+            for one, other in [
+                (sample.accuracy, census.accuracy),
+                (sample.advantage, census.advantage),
+                *((sample.precision[p], census.precision[p]) for p in PRIORS),
+                *((a.accuracy, b.accuracy) for a, b in zip(sample.slices, census.slices, strict=True)),
+                *([(sample.auc, census.auc)] if sample.auc else []),
+            ]:
+                assert one.value == pytest.approx(other.value)
+                assert one.lower(0.05) < other.lower(0.05) <= other.value
+                assert other.value <= other.upper(0.05) < one.upper(0.05)
+            for fpr in sample.tpr_at_fpr:
+                assert census.tpr_at_fpr[fpr].census

@@ -152,6 +152,16 @@ def test_with_equal_class_shares_weighting_changes_nothing(sizes, seed):
 
 
 @settings(deadline=None)
+@given(labelled(), st.sampled_from(Scope), st.booleans(), st.integers(2, 5))
+def test_more_records_of_one_side_leave_the_thresholds(case, scope, side, times):
+    """Imbalance is met by weights: with every record of one side k times over, the best cuts are the same ones."""
+    scores, member, labels, classes = case
+    again = np.concatenate((np.arange(len(scores)), np.tile(np.flatnonzero(member == side), times - 1)))
+    one, other = fit(scores, member, labels, classes, scope), fit(scores[again], member[again], labels[again], 5, scope)
+    np.testing.assert_array_equal(one.values, other.values)
+
+
+@settings(deadline=None)
 @given(labelled(), st.sampled_from(Scope), st.integers(0, 1000))
 def test_order_copies_and_names_of_classes_do_not_matter(case, scope, seed):
     """I-3."""

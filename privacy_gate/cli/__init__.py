@@ -103,7 +103,22 @@ def run(arguments: list[str]) -> int:
         return int(ExitCode.FAILED)
 
 
-VERBS = ("init", "plan", "check", "report", "explain", "attacks", "policy", "shadows", "doctor", "selftest", "version")
+VERBS = (
+    "init",
+    "plan",
+    "check",
+    "report",
+    "diff",
+    "explain",
+    "attacks",
+    "policy",
+    "waiver",
+    "signoff",
+    "shadows",
+    "doctor",
+    "selftest",
+    "version",
+)
 
 for _verb in VERBS:  # each enters itself into `app`; --help shows them in this order
     importlib.import_module(f"privacy_gate.cli.{_verb}")

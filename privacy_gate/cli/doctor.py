@@ -222,7 +222,7 @@ def _registry(config: Config | None) -> list[Examined]:
 
 
 def _store_of(request: CheckRequest) -> Path:
-    from privacy_gate.pipeline import store_path
+    from privacy_gate.terms import store_path
 
     return store_path(request)
 

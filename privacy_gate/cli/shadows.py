@@ -40,7 +40,8 @@ def train(
     """Train what a check would train, and keep it; the check then finds it in the store."""
     from privacy_gate.build import build
     from privacy_gate.cli.console import ConsoleProgress, console
-    from privacy_gate.pipeline import store_path, train_shadows
+    from privacy_gate.pipeline import train_shadows
+    from privacy_gate.terms import store_path
 
     request = build(model=model, config=config, store=store, seed=seed, jobs=jobs)
     trained, cached = train_shadows(request, ConsoleProgress())
@@ -124,8 +125,8 @@ def _open(config: Path | None, store: Path | None) -> Store | None:
     """The store; None where none was made yet: looking at it must not make one."""
     from privacy_gate.build import build
     from privacy_gate.errors import UsageError
-    from privacy_gate.pipeline import store_path
     from privacy_gate.shadows.store import Store
+    from privacy_gate.terms import store_path
 
     folder = store_path(build(config=config, store=store))
     if folder.is_dir():

@@ -39,7 +39,7 @@ def absences(evidence: Evidence) -> str:
 
 def decision_cells(evidence: Evidence, limit: float, measure: Callable[[AttackResult], Measurement]) -> Measured:
     """One cell per attack, threat model and threshold scope: for metrics of decisions."""
-    return measured([Cell(_name(r, scope=True), measure(r), limit) for r in results(evidence)], evidence)
+    return measured([Cell(name_of(r, scope=True), measure(r), limit, r.id) for r in results(evidence)], evidence)
 
 
 def ranking_cells(evidence: Evidence, limit: float, measure: Callable[[AttackResult], Measurement | None]) -> Measured:
@@ -52,7 +52,7 @@ def ranking_cells(evidence: Evidence, limit: float, measure: Callable[[AttackRes
         measurement = measure(r)
         if measurement is None:
             continue
-        cell = Cell(_name(r, scope=False), measurement, limit)
+        cell = Cell(name_of(r, scope=False), measurement, limit, r.id)
         if not any(_same(r, cell, *other) for other in kept):
             kept.append((r, cell))
     return measured([cell for _, cell in kept], evidence)
@@ -72,7 +72,8 @@ def tpr_cells(settings: LimitSettings, evidence: Evidence, fpr: float) -> Measur
     return replace(found, withheld=withheld)
 
 
-def _name(r: AttackResult, *, scope: bool) -> str:
+def name_of(r: AttackResult, *, scope: bool) -> str:
+    """Attack, threat model and, if it matters, the scope of the threshold."""
     parts = [r.id, r.threat_model.value]
     if scope and r.threshold is not None:
         parts.append(r.threshold.value)
@@ -82,13 +83,17 @@ def _name(r: AttackResult, *, scope: bool) -> str:
 
 
 def _same(r: AttackResult, cell: Cell, other: AttackResult, other_cell: Cell) -> bool:
-    a, b = cell.measurement, other_cell.measurement
     return (
         r.id == other.id
         and np.array_equal(r.scores, other.scores)
-        and a.value == b.value
-        and (a is b or (a.lower(0.01) == b.lower(0.01) and a.upper(0.05) == b.upper(0.05)))
+        and same_numbers(cell.measurement, other_cell.measurement)
     )
+
+
+def same_numbers(a: Measurement, b: Measurement) -> bool:
+    """Whether two measurements cannot be told apart by what is asked of them."""
+    same_value = a.value == b.value
+    return a is b or (same_value and a.lower(0.01) == b.lower(0.01) and a.upper(0.05) == b.upper(0.05))
 
 
 # --- how many records decide ------------------------------------------------------------------------------------------

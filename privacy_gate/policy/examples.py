@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
 
-from privacy_gate.datamodel import AttackOutcome, AttackResult, Evidence, HighRisk, RiskScores, Scope, ThreatModel
+from privacy_gate.datamodel import (
+    AttackOutcome,
+    AttackResult,
+    Description,
+    Evidence,
+    Finding,
+    HighRisk,
+    Invalidates,
+    Regression,
+    RiskScores,
+    Scope,
+    SliceAccuracy,
+    ThreatModel,
+)
 
 _NORMAL = NormalDist()
 
@@ -60,17 +73,45 @@ def result(
     )
 
 
+def sliced(
+    id: str, accuracies: Mapping[str, float], *, by: str = "class", persons: int = 2000, error: float = 0.02
+) -> AttackResult:
+    """An attack's result with its accuracy in each slice, `persons` on either side of all of them."""
+    parts = tuple(
+        SliceAccuracy(by, value, persons, persons, Known(accuracy, error)) for value, accuracy in accuracies.items()
+    )
+    return replace(result(id), slices=parts)
+
+
+def described(name: str, **params: object) -> Description:
+    """A scikit-learn model of the class `name`."""
+    return Description("sklearn", "classifier", (0, 1), {"class": name, "params": params})
+
+
+def compared(error: float = 0.004, **differences: float) -> Regression:
+    """A paired comparison with an approved model: attack -> difference of accuracies."""
+    found = tuple((f"{id}, reference, global", Known(value, error)) for id, value in differences.items())
+    return Regression("models:/churn/11", "0" * 64, True, 5000, 5000, found)
+
+
+SOUND = (Finding("duplicates", "pass", Invalidates.BOTH, 0.0, "no record is on both sides"),)
+
+
 def evidence(
     attacks: Sequence[AttackOutcome] | None = None,
     *,
     attributable: float | None = 0.0,
     precision: float = 0.9,
+    calibration: float = 0.01,
     n: int = 20_000,
+    findings: Sequence[Finding] = SOUND,
+    model: Description | None = None,
+    regression: Regression | None = None,
 ) -> Evidence:
     """Evidence about a model that leaks nothing, except for what is given."""
     risk = None
     if attributable is not None:
         high = HighRisk(0.8, int(attributable * n), 0, Known(attributable, 0.0002), Known(precision, 0.01))
-        risk = RiskScores("calibrated", np.empty(0), (high,), {})
+        risk = RiskScores("calibrated", np.empty(0), (high,), {}, errors={"ece": Known(calibration, 0.004)})
     outcomes = tuple(result(id) for id in FAMILIES) if attacks is None else tuple(attacks)
-    return Evidence(outcomes, risk, (), n, n, n, n)
+    return Evidence(outcomes, risk, tuple(findings), n, n, n, n, description=model, regression=regression)

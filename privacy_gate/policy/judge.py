@@ -1,22 +1,26 @@
 """From evidence to a verdict: pass, fail or inconclusive, with its exit code and headline.
 
-A rule passes if every upper bound is within the limit: uncorrected, since every one of them has to be.
+A rule passes if every upper bound is within the limit: uncorrected, since every one of them has to be. Where the gate
+has the burden of proof (a regression against an approved model), it passes if nothing is proven.
 A rule fails if a lower bound is beyond the limit, corrected over all hypotheses of all rules: Holm decides, and the
 bound that is printed is Bonferroni's. Everything else is inconclusive. Precedence: 1 (proven) > 3 (broken) > 4 (open).
 
 The rules that block and the rules that warn are two families. A rule that only warns cannot make a verdict wrong, so it
 must not use up the error that is allowed to those that can; its own warnings are corrected among themselves.
+
+Waivers come last: they excuse hypotheses, and what is left of a rule is judged as if those had not been there.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from privacy_gate.datamodel import (
+    Estimand,
     Evidence,
     Finding,
     Invalidates,
@@ -24,42 +28,68 @@ from privacy_gate.datamodel import (
     RuleStatus,
     Verdict,
     VerdictStatus,
+    WaiverState,
 )
 from privacy_gate.errors import ExitCode
 from privacy_gate.metrics import holm, p_value
-from privacy_gate.policy.contract import CATALOG, Cell, Decided, Effort, Measured, Policy, Rule, RuleInForce
+from privacy_gate.policy.contract import CATALOG, Cell, Decided, Effort, Measured, Policy, Rule, RuleInForce, Unit
+from privacy_gate.policy.waivers import Contested, Entry, Model, Part, excuse
 
 POWER = 0.8  # of the sample sizes that are suggested
 
 
-def judge(policy: Policy, evidence: Evidence) -> Verdict:
-    """The verdict of a policy on evidence: deterministic, and never a pass without proof."""
-    found = {rule.id: CATALOG[rule.id].examine(rule.settings, evidence) for rule in policy.rules if _looked_at(rule)}
+def judge(
+    policy: Policy,
+    evidence: Evidence,
+    *,
+    waivers: Sequence[Entry] = (),
+    model: Model | None = None,
+    today: datetime.date | None = None,
+    settled: Mapping[str, Decided] | None = None,
+) -> Verdict:
+    """The verdict of a policy on evidence: deterministic, and never a pass without proof.
+
+    waivers  of the waiver file; `model` is what they are about
+    today    the day on which rules begin to block and waivers end; default: today in UTC
+    settled  answers of rules that were found elsewhere: rule id -> answer, in place of the rule's own
+    """
+    day = today or datetime.datetime.now(datetime.UTC).date()
+    policy = policy.on(day)
+    evidence = replace(evidence, findings=_as_read_by(policy, evidence.findings))
+    found = {
+        rule.id: (settled or {}).get(rule.id) or CATALOG[rule.id].examine(rule.settings, evidence)
+        for rule in policy.rules
+        if rule.settings.action != "off"
+    }
     families = {
         action: _family([(id, m) for id, m in found.items() if _action(policy, id) == action], policy.alpha_fail)
         for action in ("block", "warn")
     }
-    admissible = _Admissible.of(evidence.findings, policy)
-    outcomes = []
-    warnings = [finding.check for finding in evidence.findings if finding.status == "warn"]
+    bench = _Bench(policy, evidence, _Admissible.of(evidence, policy))
+    cases: dict[str, _Case] = {}
     for rule in CATALOG:
         in_force = policy.rule(rule.id)
-        if in_force is None or rule.id not in found:
-            outcomes.append(_not_applicable(rule, in_force))
-            continue
-        answer = found[rule.id]
-        if isinstance(answer, Decided):
-            outcomes.append(_decided(rule, in_force, answer))
-        else:
-            family = families[in_force.settings.action]
-            outcome = _statistical(rule, in_force, answer, family, policy, evidence)
-            outcomes.append(admissible.applied(outcome))
+        if in_force is not None and rule.id in found:
+            cases[rule.id] = _Case(rule, in_force, found[rule.id], families[in_force.settings.action])
+    judged = {id: case.outcome(bench) for id, case in cases.items()}
+    contested = {id: case.contested(judged[id], policy.alpha_pass) for id, case in cases.items()}
+    states, excused = excuse(waivers, contested, policy, model, day, inadmissible=bool(bench.admissible.no_pass))
+    for id, excuses in excused.items():
+        judged[id] = cases[id].waived(judged[id], excuses.parts, excuses.withheld, excuses.said, excuses.ids, bench)
+    outcomes = tuple(
+        judged[rule.id] if rule.id in judged else _not_applicable(rule, policy.rule(rule.id)) for rule in CATALOG
+    )
+    warnings = [finding.check for finding in evidence.findings if finding.status == "warn"]
     crashes = [a.warning for a in found.values() if isinstance(a, Decided) and a.warning]
-    return _verdict(tuple(outcomes), admissible, warnings, crashes)
+    proving = frozenset(id for id, case in contested.items() if case.proves)
+    return _verdict(outcomes, bench.admissible, warnings, crashes, proving, states)
 
 
-def _looked_at(rule: RuleInForce) -> bool:
-    return rule.settings.action != "off"
+def _as_read_by(policy: Policy, findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Where equivalence is asked for, a check that merely warns takes the pass."""
+    if not policy.equivalence:
+        return tuple(findings)
+    return tuple(replace(f, status="fail", invalidates=Invalidates.PASS) if f.status == "warn" else f for f in findings)
 
 
 def _action(policy: Policy, id: str) -> str:
@@ -93,15 +123,18 @@ class _Family:
 
 
 def _family(answers: Sequence[tuple[str, Measured | Decided]], alpha: float) -> _Family:
-    cells = [(id, cell) for id, answer in answers if isinstance(answer, Measured) for cell in answer.cells]
-    if not cells:
-        return _Family(alpha, {})
+    measured = [(id, answer) for id, answer in answers if isinstance(answer, Measured)]
+    cells = [(id, cell) for id, answer in measured if answer.convicts for cell in answer.cells]
     p_values = [_p_value(cell) for _, cell in cells]
     rejected = holm(p_values, alpha)
-    each = alpha / len(cells)
+    each = alpha / max(len(cells), 1)
     judged: dict[str, tuple[_Judged, ...]] = {}
     for (id, cell), p, exceeded in zip(cells, p_values, rejected, strict=True):
         judged[id] = (*judged.get(id, ()), _Judged(cell, p, cell.measurement.lower(each), exceeded))
+    for id, answer in measured:
+        if not answer.convicts:  # nothing can be wrongly failed by it, so it takes no part in the correction
+            own = alpha / max(len(answer.cells), 1)
+            judged[id] = tuple(_Judged(cell, 1.0, cell.measurement.lower(own), False) for cell in answer.cells)
     return _Family(each, judged)
 
 
@@ -131,9 +164,14 @@ def _outcome(rule: Rule, in_force: RuleInForce, status: RuleStatus, reason: str)
         status=status,
         action=settings.action,
         severity=settings.severity,
-        reason="; ".join(part for part in (reason, settings.reason) if part),
+        reason=_joined(reason, settings.reason),
         location=in_force.location,
+        enforce_from="" if settings.enforce_from is None else settings.enforce_from.isoformat(),
     )
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _not_applicable(rule: Rule, in_force: RuleInForce | None) -> RuleOutcome:
@@ -154,55 +192,130 @@ def _not_applicable(rule: Rule, in_force: RuleInForce | None) -> RuleOutcome:
     )
 
 
-def _decided(rule: Rule, in_force: RuleInForce, answer: Decided) -> RuleOutcome:
-    reason = "; ".join(part for part in (answer.reason, answer.warning) if part)
-    return _outcome(rule, in_force, answer.status, reason)
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What every rule is judged with."""
+
+    policy: Policy
+    evidence: Evidence
+    admissible: _Admissible
 
 
-def _statistical(
-    rule: Rule, in_force: RuleInForce, answer: Measured, family: _Family, policy: Policy, evidence: Evidence
-) -> RuleOutcome:
-    judged = family.judged.get(rule.id, ())
-    if not judged:
-        status = RuleStatus.ERROR if answer.broken else RuleStatus.INCONCLUSIVE
-        return _outcome(rule, in_force, status, f"nothing was measured: {answer.nothing}")
-    within = [_within(j.cell, policy.alpha_pass) for j in judged]
-    exceeded = [j for j, inside in zip(judged, within, strict=True) if j.exceeded and not inside]
-    if exceeded:
-        worst = min(exceeded, key=lambda j: (j.p, -_finite(j.cell.measurement.value)))
-        status = RuleStatus.FAIL
-    else:
-        worst = max(judged, key=lambda j: _excess(j.cell, policy.alpha_pass))
-        status = RuleStatus.PASS if all(within) and not answer.withheld else RuleStatus.INCONCLUSIVE
-    measurement = worst.cell.measurement
-    number = _Number(rule.unit)
-    value, low, high = (measurement.value, worst.low, measurement.upper(policy.alpha_pass))
-    limit = worst.cell.limit
-    needed: Mapping[str, int] = {}
-    if status is RuleStatus.FAIL:
-        reason = f"{rule.title} {number(value, limit)} (at least {number(low, limit)}) exceeds {number(limit)}"
-        if not low > limit:
-            reason += "; proven by Holm's step-down procedure, the printed bound is Bonferroni's"
-    elif status is RuleStatus.PASS:
-        reason = f"{rule.title} is at most {number(high, limit)}, the limit is {number(limit)}"
-    elif all(within):
-        reason = f"{rule.title} is at most {number(high, limit)}, but {answer.withheld}"
-    else:
-        needed = _needed(rule, in_force, worst, family, policy, evidence)
-        reason = (
-            f"{rule.title} {number(value, limit)} (between {number(low, limit)} and {number(high, limit)}) "
-            f"cannot be told from the limit {number(limit)}{_advice(needed)}"
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One rule and what it found."""
+
+    rule: Rule
+    in_force: RuleInForce
+    answer: Measured | Decided
+    family: _Family
+
+    @property
+    def judged(self) -> tuple[_Judged, ...]:
+        """Its hypotheses; none if it decided something that cannot be measured."""
+        return self.family.judged.get(self.rule.id, ())
+
+    def outcome(self, bench: _Bench) -> RuleOutcome:
+        """The rule without any waiver."""
+        if isinstance(self.answer, Decided):
+            reason = _joined(self.answer.reason, self.answer.warning)
+            return _outcome(self.rule, self.in_force, self.answer.status, reason)
+        return bench.admissible.applied(self._measured(self.answer, self.judged, bench))
+
+    def contested(self, outcome: RuleOutcome, alpha: float) -> Contested:
+        """What waivers can be about."""
+        if isinstance(self.answer, Decided):
+            return Contested(outcome, (), "", proves=False, measures=False)
+        parts = tuple(
+            Part(j.cell.attack, j.cell.group, j.cell.measurement.value, self._holds(self.answer, j, alpha), j.exceeded)
+            for j in self.judged
         )
-        reason += f"; also, {answer.withheld}" if answer.withheld else ""
-    return replace(
-        _outcome(rule, in_force, status, reason),
-        limit=limit,
-        value=_or_none(value),
-        low=_or_none(low),
-        high=_or_none(high),
-        cell=worst.cell.name,
-        needed=needed,
-    )
+        proves = self.answer.convicts and self.answer.burden == "model"
+        return Contested(outcome, parts, self.answer.withheld, proves=proves, measures=True)
+
+    def waived(
+        self,
+        outcome: RuleOutcome,
+        excused: frozenset[int],
+        withheld: bool,
+        said: str,
+        ids: tuple[str, ...],
+        bench: _Bench,
+    ) -> RuleOutcome:
+        """The rule without the hypotheses that are excused: if the rest of it holds, it is waived."""
+        if isinstance(self.answer, Measured):
+            answer = replace(self.answer, withheld="") if withheld else self.answer
+            kept = tuple(j for index, j in enumerate(self.judged) if index not in excused)
+            rest = self._measured(answer, kept, bench) if kept else None
+            if rest is not None and rest.status is not RuleStatus.PASS:
+                return bench.admissible.applied(replace(rest, reason=_joined(rest.reason, f"besides, {said}")))
+            if rest is None and answer.withheld:
+                return outcome
+        reason = f"{said}; otherwise: {outcome.reason}"
+        return replace(outcome, status=RuleStatus.WAIVED, reason=reason, waiver=", ".join(ids))
+
+    def _holds(self, answer: Measured, j: _Judged, alpha: float) -> bool:
+        if answer.burden == "gate":
+            return not j.exceeded and math.isfinite(j.cell.measurement.value)
+        return _within(j.cell, alpha)
+
+    def _measured(self, answer: Measured, judged: Sequence[_Judged], bench: _Bench) -> RuleOutcome:
+        """Pass, fail or inconclusive from these hypotheses."""
+        if not judged:
+            status = RuleStatus.ERROR if answer.broken else RuleStatus.INCONCLUSIVE
+            return _outcome(self.rule, self.in_force, status, f"nothing was measured: {answer.nothing}")
+        alpha = bench.policy.alpha_pass
+        holds = [self._holds(answer, j, alpha) for j in judged]
+        exceeded = [j for j in judged if j.exceeded and not _within(j.cell, alpha)]
+        needed: Mapping[str, int] = {}
+        if exceeded:
+            worst = min(exceeded, key=lambda j: (j.p, -_finite(j.cell.measurement.value)))
+            status, reason = RuleStatus.FAIL, self._failed(worst)
+        else:
+            worst = max(judged, key=lambda j: _excess(j.cell, alpha))
+            if not all(holds):
+                status = RuleStatus.INCONCLUSIVE
+                needed = _needed(self.rule, self.in_force, worst, self.family, bench.policy, bench.evidence)
+                reason = _joined(
+                    self._open(answer, worst, alpha, needed), answer.withheld and f"also, {answer.withheld}"
+                )
+            elif answer.withheld:
+                status, reason = RuleStatus.INCONCLUSIVE, f"{self._held(answer, worst, alpha)}, but {answer.withheld}"
+            else:
+                status, reason = RuleStatus.PASS, self._held(answer, worst, alpha, limit=True)
+        measurement = worst.cell.measurement
+        return replace(
+            _outcome(self.rule, self.in_force, status, _joined(reason, answer.note)),
+            limit=worst.cell.limit,
+            value=_or_none(measurement.value),
+            low=_or_none(worst.low),
+            high=_or_none(measurement.upper(alpha)),
+            cell=worst.cell.name,
+            needed=needed,
+        )
+
+    def _failed(self, worst: _Judged) -> str:
+        number, limit = _Number(self.rule.unit), worst.cell.limit
+        value, low = worst.cell.measurement.value, worst.low
+        reason = f"{self.rule.title} {number(value, limit)} (at least {number(low, limit)}) exceeds {number(limit)}"
+        holm_alone = "proven by Holm's step-down procedure, the printed bound is Bonferroni's"
+        return _joined(reason, "" if low > limit else holm_alone)
+
+    def _held(self, answer: Measured, worst: _Judged, alpha: float, *, limit: bool = False) -> str:
+        number, most = _Number(self.rule.unit), worst.cell.limit
+        high = number(worst.cell.measurement.upper(alpha), most)
+        if answer.burden == "gate":
+            return f"{self.rule.title}: none above {number(most)} is proven (at most {high})"
+        return f"{self.rule.title} is at most {high}" + (f", the limit is {number(most)}" if limit else "")
+
+    def _open(self, answer: Measured, worst: _Judged, alpha: float, needed: Mapping[str, int]) -> str:
+        number, limit = _Number(self.rule.unit), worst.cell.limit
+        measurement = worst.cell.measurement
+        shown = f"{self.rule.title} {number(measurement.value, limit)}"
+        if not answer.convicts and worst.low > limit:
+            return f"{shown} (at least {number(worst.low, limit)}) exceeds {number(limit)}: it leaves the verdict open"
+        between = f"(between {number(worst.low, limit)} and {number(measurement.upper(alpha), limit)})"
+        return f"{shown} {between} cannot be told from the limit {number(limit)}{_advice(needed)}"
 
 
 def _excess(cell: Cell, alpha: float) -> float:
@@ -227,6 +340,8 @@ def _needed(
     value = worst.cell.measurement.value
     if not math.isfinite(value):
         return {}
+    if rule.needed is None:
+        return {}
     alpha = policy.alpha_pass if value <= worst.cell.limit else family.alpha
     effort = Effort(value, alpha, POWER, evidence.member_persons, evidence.nonmember_persons)
     needed = rule.needed(in_force.settings, effort)
@@ -244,12 +359,12 @@ def _advice(needed: Mapping[str, int]) -> str:
 class _Number:
     """Writes numbers with as few digits as tell them from the limit."""
 
-    def __init__(self, unit: Literal["number", "percent"]) -> None:
-        self._percent = unit == "percent"
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
 
     def __call__(self, value: float, limit: float | None = None) -> str:
-        if math.isnan(value):
-            return "not a number"
+        if not math.isfinite(value):
+            return "not a number" if math.isnan(value) else "unknown"
         for digits in range(self._least(value), 7):
             text = self._text(value, digits)
             if limit is None or value == limit or text != self._text(limit, digits):
@@ -257,10 +372,13 @@ class _Number:
         return text
 
     def _least(self, value: float) -> int:
-        return (0 if (100 * value).is_integer() else 1) if self._percent else 2
+        shown = 100 * value if self._unit == "percent" else float(value)
+        return 2 if self._unit == "number" else 0 if round(shown, 9).is_integer() else 1
 
     def _text(self, value: float, digits: int) -> str:
-        return f"{100 * value:.{digits}f} %" if self._percent else f"{value:.{digits}f}"
+        if self._unit == "percent":
+            return f"{100 * value:.{digits}f} %"
+        return f"{value:,.{digits}f}" if self._unit == "persons" else f"{value:.{digits}f}"
 
 
 # --- is the evidence admissible? ------------------------------------------------------------------------------------
@@ -274,11 +392,11 @@ class _Admissible:
     no_fail: str
 
     @classmethod
-    def of(cls, findings: Sequence[Finding], policy: Policy) -> _Admissible:
-        fired = [f for f in findings if f.status == "fail" and f.invalidates is not None]
+    def of(cls, evidence: Evidence, policy: Policy) -> _Admissible:
+        fired = [f for f in evidence.findings if f.status == "fail" and f.invalidates is not None]
         confounding = [f for f in fired if f.invalidates is Invalidates.BOTH]
-        unproven = [f for f in findings if f.status == "warn" and policy.equivalence]
-        return cls(_said([*confounding, *(f for f in fired if f not in confounding), *unproven]), _said(confounding))
+        others = [f for f in fired if f not in confounding]
+        return cls(_joined(_said([*confounding, *others]), _of_another(evidence, policy)), _said(confounding))
 
     def applied(self, outcome: RuleOutcome) -> RuleOutcome:
         """A rule's outcome on evidence that may not be admissible."""
@@ -289,6 +407,14 @@ class _Admissible:
         return replace(outcome, status=RuleStatus.INCONCLUSIVE, reason=reason)
 
 
+def _of_another(evidence: Evidence, policy: Policy) -> str:
+    """Why the numbers do not answer the policy's question; bounds over a sample of members hold for all of them."""
+    wider = {policy.estimand} | ({Estimand.ARTEFACT} if policy.estimand is Estimand.CENSUS else set())
+    if evidence.estimand in wider:
+        return ""
+    return f"the policy asks about {policy.estimand.value}, the evidence is about {evidence.estimand.value}"
+
+
 def _said(findings: Sequence[Finding]) -> str:
     return "; ".join(f"{finding.check}: {finding.reason}" for finding in findings)
 
@@ -297,11 +423,18 @@ def _said(findings: Sequence[Finding]) -> str:
 
 
 def _verdict(
-    outcomes: tuple[RuleOutcome, ...], admissible: _Admissible, warnings: Sequence[str], crashes: Sequence[str]
+    outcomes: tuple[RuleOutcome, ...],
+    admissible: _Admissible,
+    warnings: Sequence[str],
+    crashes: Sequence[str],
+    proving: frozenset[str],
+    waivers: tuple[WaiverState, ...],
 ) -> Verdict:
     blocking = [outcome for outcome in outcomes if outcome.action == "block"]
     by_status = {status: [o for o in blocking if o.status is status] for status in RuleStatus}
-    warned = [o for o in outcomes if o.action == "warn" and o.status is not RuleStatus.PASS]
+    passed, waived = by_status[RuleStatus.PASS], by_status[RuleStatus.WAIVED]
+    quiet = (RuleStatus.PASS, RuleStatus.NOT_APPLICABLE)
+    warned = [o for o in outcomes if o.action == "warn" and o.status not in quiet]
     if failed := by_status[RuleStatus.FAIL]:
         status, code = VerdictStatus.FAIL, ExitCode.VIOLATED
         headline = f"{_violation(failed[0])}{_more(failed)}"
@@ -309,21 +442,16 @@ def _verdict(
         status, code = VerdictStatus.ERROR, ExitCode.FAILED
         headline = f"The evaluation failed: {broken[0].id} {broken[0].title}: {broken[0].reason}{_more(broken)}"
     # A pass needs a number that was measured and held: "the attacks ran" alone says nothing of the model.
-    elif by_status[RuleStatus.INCONCLUSIVE] or admissible.no_pass or not _measured(by_status[RuleStatus.PASS]):
+    elif by_status[RuleStatus.INCONCLUSIVE] or admissible.no_pass or not proving & {o.id for o in [*passed, *waived]}:
         status, code = VerdictStatus.INCONCLUSIVE, ExitCode.INCONCLUSIVE
         headline = _open(by_status[RuleStatus.INCONCLUSIVE], admissible)
     else:
-        cautioned = bool(warned or crashes)
-        status = VerdictStatus.PASS_WITH_WARNINGS if cautioned else VerdictStatus.PASS
-        code = ExitCode.PASS
-        headline = _passed(by_status[RuleStatus.PASS], warned, crashes, warnings)
+        cautioned = VerdictStatus.PASS_WITH_WARNINGS if warned or crashes else VerdictStatus.PASS
+        status, code = VerdictStatus.PASS_WITH_WAIVERS if waived else cautioned, ExitCode.PASS
+        headline = _passed(passed, waived, warned, crashes, warnings)
     counts = Counter(_counted_as(outcome) for outcome in outcomes)
-    keys = ("fail", "warn", "passed", "inconclusive", "error", "not_applicable")
-    return Verdict(status, int(code), headline, outcomes, {key: counts[key] for key in keys})
-
-
-def _measured(passed: Sequence[RuleOutcome]) -> bool:
-    return any(outcome.limit is not None for outcome in passed)
+    keys = ("fail", "warn", "passed", "waived", "inconclusive", "error", "not_applicable")
+    return Verdict(status, int(code), headline, outcomes, {key: counts[key] for key in keys}, waivers)
 
 
 def _counted_as(outcome: RuleOutcome) -> str:
@@ -347,20 +475,30 @@ def _open(outcomes: Sequence[RuleOutcome], admissible: _Admissible) -> str:
     if admissible.no_fail or (admissible.no_pass and all(o.reason.startswith("not admissible") for o in outcomes)):
         return f"The evidence is not admissible: {admissible.no_fail or admissible.no_pass}"
     if not outcomes:
-        return "Nothing was evaluated: no rule that blocks applies"
+        return "Nothing was evaluated: no rule that blocks has measured the model"
     also = f"; the evidence is not admissible either: {admissible.no_pass}" if admissible.no_pass else ""
     return f"Not decided: {outcomes[0].id} {outcomes[0].reason}{_more(outcomes)}{also}"
 
 
 def _passed(
-    passed: Sequence[RuleOutcome], warned: Sequence[RuleOutcome], crashes: Sequence[str], warnings: Sequence[str]
+    passed: Sequence[RuleOutcome],
+    waived: Sequence[RuleOutcome],
+    warned: Sequence[RuleOutcome],
+    crashes: Sequence[str],
+    warnings: Sequence[str],
 ) -> str:
     measured = [o for o in passed if o.high is not None and o.limit]
-    text = f"All {len(passed)} blocking rules hold" if len(passed) > 1 else f"{passed[0].id} holds"
+    if not passed:
+        text = "No rule that blocks is violated"
+    else:
+        all_of = "All" if not waived else "The other"
+        text = f"{all_of} {len(passed)} blocking rules hold" if len(passed) > 1 else f"{passed[0].id} holds"
     if measured:
         # Relative to its limit, the rule that has the least room left.
         closest = max(measured, key=lambda o: (o.high or 0.0) / (o.limit or 1.0))
         text += f"; closest: {closest.id} {closest.reason.split('; ')[0]} ({closest.cell})"
+    if waived:
+        text += f"; waived: {', '.join(f'{o.id} ({o.waiver})' for o in waived)}"
     if warned:
         text += f"; {', '.join(o.id for o in warned)} only warned"
     if crashes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy_gate.catalog import did_you_mean
-from privacy_gate.datamodel import Location
+from privacy_gate.datamodel import Estimand, Location
 from privacy_gate.documents import Document, Trail, in_order, parse
 from privacy_gate.errors import ConfigError, Diagnostic
-from privacy_gate.policy.contract import CATALOG, Policy, RuleInForce, RuleSettings
+from privacy_gate.policy.contract import (
+    CATALOG,
+    STRENGTH,
+    Day,
+    Policy,
+    ReleaseContext,
+    RuleInForce,
+    RuleSettings,
+    Sensitivity,
+    WaiverTerms,
+)
 from privacy_gate.resources import template
 from privacy_gate.storage import sha256_of_json
 
@@ -36,6 +47,19 @@ class Levels(BaseModel):
     to_fail: Alpha = Field(0.05, alias="fail", description="one-sided level of all lower bounds together")
 
 
+class Terms(BaseModel):
+    """What waivers may do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str | None = Field(None, min_length=1, description="waivers that apply; relative to the policy file")
+    max_days: Annotated[int, Field(strict=True, gt=0, le=366)] = Field(
+        30, description="a waiver ends at most so many days after it was created"
+    )
+    approvers: Annotated[int, Field(strict=True, gt=0, le=20)] = Field(1, description="different people who agreed")
+    never: list[str] = Field(default=[], description="rules that cannot be waived, besides PG501 and PG502")
+
+
 class PolicyFile(BaseModel):
     """What a person writes."""
 
@@ -43,23 +67,44 @@ class PolicyFile(BaseModel):
 
     api_version: Literal["privacy-gate/v1"] = Field(alias="apiVersion")
     name: str | None = Field(None, min_length=1, max_length=100, description="default: the file's name")
+    owner: str | None = Field(None, min_length=1, max_length=200, description="who answers for the limits")
+    fixed_on: Day | None = Field(None, description="the day on which the limits were fixed: before testing")
     extends: str | None = Field(
         None,
         min_length=1,
         description="strict, standard, internal, or the path of another policy, relative to this one",
     )
-    release_context: Literal["open-weights", "public-api", "authenticated-api", "internal"] | None = Field(
-        None, description="who can query the model, or hold it"
+    release_context: ReleaseContext | None = Field(None, description="who can query the model, or hold it")
+    data_sensitivity: Sensitivity | None = Field(None, description="whose data, and of what kind, it was trained on")
+    estimand: Estimand = Field(
+        Estimand.ARTEFACT,
+        description="what the numbers must be about: this model (artefact; artefact-census: with every one of its "
+        "members scored), or the models that its procedure makes",
     )
     alpha: Levels = Field(default_factory=lambda: Levels.model_validate({}), description="levels of the bounds")
     valid_days: int = Field(90, strict=True, gt=0, le=3650, description="how long a pass may be relied on")
     equivalence: bool = Field(
         False, strict=True, description="a validity check that merely warns takes the pass away, too"
     )
+    waivers: Terms = Field(default_factory=lambda: Terms.model_validate({}), description="what waivers may do")
     rules: dict[str, dict[str, Any]] = Field(default_factory=dict, description="rule id -> settings")
 
 
-_OWN = ("release_context", "alpha.pass", "alpha.fail", "valid_days", "equivalence")
+# Of a file alone: what it extends was fixed by others, on another day.
+_OF_ONE_FILE = ("owner", "fixed_on")
+_INHERITED = ("release_context", "data_sensitivity", "estimand", "alpha", "valid_days", "equivalence", "waivers")
+_GROUPS = ("alpha", "waivers")
+_OWN = (
+    *_OF_ONE_FILE,
+    "release_context",
+    "data_sensitivity",
+    "estimand",
+    "alpha.pass",
+    "alpha.fail",
+    "valid_days",
+    "equivalence",
+    *(f"waivers.{key}" for key in Terms.model_fields),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +129,15 @@ def resolve(policy: str | Path) -> Policy:
     own = PolicyFile.model_validate({"apiVersion": "privacy-gate/v1", **values})
     resolved: dict[str, Any] = {
         "apiVersion": own.api_version,
+        "owner": own.owner,
+        "fixed_on": None if own.fixed_on is None else own.fixed_on.isoformat(),
         "release_context": own.release_context,
+        "data_sensitivity": own.data_sensitivity,
+        "estimand": own.estimand.value,
         "alpha": {"pass": own.alpha.to_pass, "fail": own.alpha.to_fail},
         "valid_days": own.valid_days,
         "equivalence": own.equivalence,
+        "waivers": own.waivers.model_dump(mode="json"),
         "rules": {rule.id: rule.settings.model_dump(mode="json") for rule in rules},
     }
     top = chain[-1]
@@ -104,7 +154,41 @@ def resolve(policy: str | Path) -> Policy:
         release_context=own.release_context,
         equivalence=own.equivalence,
         files=files,
+        data_sensitivity=own.data_sensitivity,
+        fixed_on=own.fixed_on,
+        owner=own.owner or "",
+        estimand=own.estimand,
+        waivers=WaiverTerms(
+            file=merged.beside(("waivers", "file"), own.waivers.file),
+            max_days=own.waivers.max_days,
+            approvers=own.waivers.approvers,
+            never=tuple(own.waivers.never),
+        ),
     )
+
+
+def notes(policy: Policy, today: datetime.date) -> list[str]:
+    """What a reader should know about a policy besides its limits; decides nothing."""
+    said = []
+    if policy.fixed_on is not None and policy.fixed_on > today:
+        said.append(f"the policy says that its limits are fixed on {policy.fixed_on}, which is in the future")
+    reasons = [
+        *([f"{policy.data_sensitivity} data"] if policy.data_sensitivity in ("special-category", "children") else []),
+        *([f"the release context {policy.release_context}"] if policy.release_context in ("open-weights",) else []),
+    ]
+    wider = _looser_than(policy, resolve("strict")) if reasons and policy.profile != "strict" else []
+    if wider:
+        said.append(f"for {' and '.join(reasons)} the profile strict is meant; {', '.join(wider)} allow more than it")
+    return said
+
+
+def _looser_than(policy: Policy, other: Policy) -> list[str]:
+    found = []
+    for theirs in other.rules:
+        ours = policy.rule(theirs.id)
+        if ours is None or set(ours.settings.loosened(theirs.settings)) - {"floor", "limits"}:
+            found.append(theirs.id)
+    return found
 
 
 def looser(policy: str | Path) -> list[Diagnostic]:
@@ -168,6 +252,17 @@ def _findings(document: Document) -> list[Diagnostic]:
         found += document.explain(error.errors(include_url=False, include_input=False), PolicyFile)
     if document.tree.get("extends") is None and not document.tree.get("rules"):
         found.append(document.finding((), "empty-policy", "the policy extends nothing and has no rules"))
+    terms = document.tree.get("waivers")
+    never = terms.get("never") if isinstance(terms, dict) else None
+    found += [
+        document.finding(
+            ("waivers", "never", index),
+            "unknown-rule",
+            f"there is no such rule ({did_you_mean(str(id), CATALOG.names())})",
+        )
+        for index, id in enumerate(never if isinstance(never, list) else ())
+        if isinstance(id, str) and id not in CATALOG
+    ]
     found += [
         document.finding(("rules", id), "unknown-rule", f"there is no such rule ({did_you_mean(id, CATALOG.names())})")
         for id in _rules(document)
@@ -212,12 +307,13 @@ class _Merged:
 
     def extended(self, document: Document) -> _Merged:
         """With one more file folded in."""
-        values, setters = dict(self.values), dict(self.setters)
-        for key in ("release_context", "alpha", "valid_days", "equivalence"):
+        values = {key: value for key, value in self.values.items() if key not in _OF_ONE_FILE}
+        setters = {trail: setter for trail, setter in self.setters.items() if trail[0] not in _OF_ONE_FILE}
+        for key in (*_OF_ONE_FILE, *_INHERITED):
             if key not in document.tree:
                 continue
             value = document.tree[key]
-            if key == "alpha" and isinstance(value, dict):
+            if key in _GROUPS and isinstance(value, dict):
                 values[key] = {**values.get(key, {}), **value}
                 setters |= {(key, part): document for part in value}
             else:
@@ -226,7 +322,7 @@ class _Merged:
         rules = dict(self.rules)
         for id, settings in _rules(document).items():
             if id in CATALOG:
-                rules[id] = {**rules.get(id, {}), **settings}
+                rules[id] = _folded(rules.get(id, {}), settings)
                 setters["rules", id] = document
                 for key in settings:
                     setters["rules", id, key] = document
@@ -280,7 +376,7 @@ class _Merged:
                 yield trail, document.finding(trail, "looser", message, at_value=True)
         before, after = _levels(above.values), _levels(self.values)
         if above.rules and before is not None and after is not None:
-            for trail in _loosened_levels(before, after):
+            for trail in [*_loosened_levels(before, after), *self._loosened_context(above, before, after)]:
                 if trail in self.setters:
                     message = f"is looser than in what {_named(self.setters[trail])} extends"
                     yield trail, self.setters[trail].finding(trail, "looser", message, at_value=True)
@@ -308,13 +404,40 @@ class _Merged:
             floors = [id for id in ancestor.rules if (s := ancestor.settings(id)) is not None and s.floor]
             before, after = _levels(ancestor.values), _levels(self.values)
             if floors and before is not None and after is not None:
+                loosened = [*_loosened_levels(before, after), *self._loosened_context(ancestor, before, after, floors)]
                 found = [
                     self.setters[trail].finding(trail, "floor", f"is looser than {floors[0]}'s floor", at_value=True)
-                    for trail in _loosened_levels(before, after)
+                    for trail in loosened
                     if trail in self.setters
                 ]
             ancestor = ancestor.parent
         return found
+
+    def _loosened_context(
+        self, above: _Merged, before: PolicyFile, after: PolicyFile, only: Sequence[str] | None = None
+    ) -> list[Trail]:
+        """The release context, if a rule blocked in the one above and does not in this one."""
+        for id in above.rules if only is None else only:
+            now, then = self.settings(id), above.settings(id)
+            if now is None or then is None:
+                continue
+            # In the same context, and after every date, the rule by itself is not weaker: the context is.
+            actions = [
+                STRENGTH[settings.in_effect(context, datetime.date.max).action]
+                for settings, context in (
+                    (then, before.release_context),
+                    (now, before.release_context),
+                    (now, after.release_context),
+                )
+            ]
+            if actions[2] < min(actions[:2]):
+                return [("release_context",)]
+        return []
+
+    def beside(self, trail: Trail, file: str | None) -> Path | None:
+        """A path as it is meant: relative to the file that names it."""
+        setter = self.setters.get(trail)
+        return None if file is None or setter is None else Path(setter.file).parent / file
 
     def origins(self, rules: Sequence[RuleInForce]) -> dict[str, Location | None]:
         """Dotted name of every setting -> where it was set; None for the program's defaults."""
@@ -348,8 +471,28 @@ def _named(document: Document) -> str:
     return str(name) if isinstance(name, str) and name else Path(document.file).stem
 
 
+def _folded(above: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over settings; mappings among them are folded as well."""
+    folded = dict(above)
+    for key, value in below.items():
+        before = folded.get(key)
+        folded[key] = {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+    return folded
+
+
+# What is asked of the evidence, the weaker first.
+_ESTIMANDS = (Estimand.CENSUS, Estimand.ARTEFACT, Estimand.PROCEDURE)
+
+
 def _loosened_levels(before: PolicyFile, after: PolicyFile) -> list[Trail]:
+    sensitive = ("special-category", "children")
     looser: dict[Trail, bool] = {
+        ("data_sensitivity",): before.data_sensitivity in sensitive and after.data_sensitivity not in sensitive,
+        ("estimand",): _ESTIMANDS.index(after.estimand) < _ESTIMANDS.index(before.estimand),
+        ("valid_days",): after.valid_days > before.valid_days,
+        ("waivers", "max_days"): after.waivers.max_days > before.waivers.max_days,
+        ("waivers", "approvers"): after.waivers.approvers < before.waivers.approvers,
+        ("waivers", "never"): bool(set(before.waivers.never) - set(after.waivers.never)),
         ("alpha", "pass"): after.alpha.to_pass > before.alpha.to_pass,
         ("alpha", "fail"): after.alpha.to_fail < before.alpha.to_fail,
         ("equivalence",): before.equivalence and not after.equivalence,

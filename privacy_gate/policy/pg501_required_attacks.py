@@ -34,6 +34,7 @@ class Settings(RuleSettings):
     metric="attacks.required",
     settings=Settings,
     always=True,  # an attack that did not run blocks unless a policy says otherwise
+    waivable=False,
     example_pass=evidence(),
     example_fail=evidence(
         [result(id) for id in FAMILIES if id != "lira"]

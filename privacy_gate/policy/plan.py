@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from privacy_gate.metrics import nonmembers_for_tpr
-from privacy_gate.policy.contract import CATALOG, Effort, Policy, Rule
+from privacy_gate.policy.contract import CATALOG, Effort, Policy, Rule, Unit
 from privacy_gate.policy.judge import POWER
 
 _TPR = "attack.tpr_at_fpr_"
 
 
-def limit_text(limit: float, unit: Literal["number", "percent"]) -> str:
+def limit_text(limit: float, unit: Unit) -> str:
     """A limit as a person would write it in the rule's unit: 0.05 -> "5 %", 0.65 -> "0.65"."""
     if unit == "percent":
         return f"{100 * limit:g} %"
+    if unit == "persons":
+        return f"{limit:,g}"
     return f"{limit:.2f}" if round(limit, 2) == limit else f"{limit:g}"
 
 
@@ -28,8 +28,8 @@ def decidability(policy: Policy, members: int, nonmembers: int, hypotheses: int 
     for in_force in policy.rules:
         rule, settings = CATALOG[in_force.id], in_force.settings
         limit = getattr(settings, "max", None)
-        if settings.action == "off" or limit is None:
-            continue
+        if settings.action == "off" or limit is None or rule.needed is None:
+            continue  # switched off, nothing to measure, or nobody can say beforehand
         needed = rule.needed(settings, Effort(None, policy.alpha_pass, POWER, members, nonmembers))
         what = f"{rule.id} {rule.title} ≤ {limit_text(limit, rule.unit)}"
         failing = _failing(rule, nonmembers, policy.alpha_fail / hypotheses)

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from privacy_gate.datamodel import Candidate
-from privacy_gate.errors import UsageError
+from privacy_gate.datamodel import Attempt, Candidate
+from privacy_gate.errors import ExitCode, UsageError
 
 TAG_PREFIX = "privacy_gate."
+SHARED_FOLDER = "privacy-gate"  # of an evidence run's artifacts: what its report may show to anybody
+RESTRICTED_FOLDER = "restricted"  # keyed digests of persons: for the gate's own later runs
+REPORT, MEMBERS = "report.json", "members.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,11 @@ class RecordedReport:
 
     params, metrics  of the evaluation's run; names may hold any character, the registry's own rules are applied
     files            report.json, report.html, ...: shareable ones only
+    restricted       members.npz, ...: pseudonyms of persons, kept apart from the shareable files
     verdict          status of the verdict
     note             markdown shown on the run's page
+    data_sha256      digest of all records of the evaluation; "": none were read
+    seed, exit_code  of the evaluation; the verdict's exit code, whatever --exit-zero made of it
     """
 
     verdict: str
@@ -31,6 +37,10 @@ class RecordedReport:
     metrics: Mapping[str, float] = field(default_factory=dict)
     files: Sequence[Path] = ()
     note: str = ""
+    data_sha256: str = ""
+    seed: int | None = None
+    exit_code: int | None = None
+    restricted: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,33 @@ class Recorded:
     """What of it arrived: the evidence run (None: none could be made) and what was refused."""
 
     run_id: str | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """Earlier evaluations of one model.
+
+    attempts  None: nobody knows (nothing keeps them, or the gate may not read them); not the same as none
+    warnings  why they are not known
+    """
+
+    attempts: tuple[Attempt, ...] | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvidence:
+    """What an earlier evaluation of exactly this model left.
+
+    report   private copy of its report.json; None where it is gone or may not be read, as `warnings` say
+    members  the same of its member list; often there is none
+    """
+
+    run_id: str
+    verdict: str
+    report: Path | None = None
+    members: Path | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -62,6 +99,45 @@ def verdict_tags(report: RecordedReport, run: str) -> dict[str, str]:
     return {TAG_PREFIX + key: value for key, value in values.items()}
 
 
+def run_tags(report: RecordedReport) -> dict[str, str]:
+    """What an evidence run carries, so that later evaluations find it and know what it looked at."""
+    values = {
+        "verdict": report.verdict,
+        "model_sha256": report.model_sha256,
+        "policy_sha256": report.policy_sha256,
+        "data_sha256": report.data_sha256,
+        "seed": "" if report.seed is None else str(report.seed),
+        "exit_code": "" if report.exit_code is None else str(int(report.exit_code)),
+    }
+    return {TAG_PREFIX + key: value for key, value in values.items() if value}
+
+
+_EXIT_CODES = {"fail": ExitCode.VIOLATED, "inconclusive": ExitCode.INCONCLUSIVE, "error": ExitCode.FAILED}
+
+
+def attempt_of(tags: Mapping[str, str], params: Mapping[str, str], run_id: str, at: str) -> Attempt:
+    """The evaluation behind an evidence run.
+
+    Runs of versions that wrote fewer tags count, with what is known of them: an unknown data digest is one of its own.
+    """
+    verdict = tags.get(TAG_PREFIX + "verdict", "")
+    seed, code = tags.get(TAG_PREFIX + "seed", params.get("seed", "")), tags.get(TAG_PREFIX + "exit_code", "")
+    return Attempt(
+        data_digest=tags.get(TAG_PREFIX + "data_sha256") or f"unknown, of run {run_id}",
+        seed=int(seed) if _is_number(seed) else -1,
+        policy_digest=tags.get(TAG_PREFIX + "policy_sha256", ""),
+        verdict=verdict,
+        # Anything that is not said to have broken counts as a look.
+        exit_code=int(code) if _is_number(code) else int(_EXIT_CODES.get(verdict, ExitCode.PASS)),
+        run_id=run_id,
+        at=at,
+    )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20
+
+
 class Registry(Protocol):
     """A model registry, as far as the gate needs one."""
 
@@ -76,6 +152,19 @@ class Registry(Protocol):
 
     def record(self, candidate: Candidate, report: RecordedReport) -> Recorded:
         """Write the evidence back. A missing permission becomes a warning; a registry that is gone raises."""
+
+    def attempts(self, candidate: Candidate) -> Remembered:
+        """All earlier evaluations of the same model digest, whatever name and version it had then.
+
+        A missing permission gives `attempts` None and a warning; a registry that is gone raises RegistryUnreachable.
+        """
+
+    def evidence(self, candidate: Candidate, into: Path) -> StoredEvidence | None:
+        """What the evaluation that the candidate's tags name left, copied below `into`.
+
+        None where no run is named, or the run is not the gate's, or not of exactly this model digest. What may not be
+        read is left out with a warning; a registry that is gone raises RegistryUnreachable.
+        """
 
     def ping(self) -> list[Probe]:
         """Is it reachable, may the gate read, may it write? Changes nothing."""

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from privacy_gate.datamodel import Candidate
 from privacy_gate.errors import CandidateNotFound, DataError
-from privacy_gate.registry import Probe, Recorded, RecordedReport, verdict_tags
+from privacy_gate.registry import (
+    MEMBERS,
+    REPORT,
+    RESTRICTED_FOLDER,
+    SHARED_FOLDER,
+    TAG_PREFIX,
+    Probe,
+    Recorded,
+    RecordedReport,
+    Remembered,
+    StoredEvidence,
+    attempt_of,
+    run_tags,
+    verdict_tags,
+)
 from privacy_gate.registry import snapshot as snapshots
 from privacy_gate.registry.snapshot import Alias, Bare, Folder, Logged, RunArtifact, Version, bare, listed
 from privacy_gate.sandbox.untrusted import clean
@@ -32,6 +47,7 @@ class InMemoryRegistry:
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
     runs: dict[str, Path] = field(default_factory=dict)  # run id -> folder of its artifacts
     recorded: dict[str, RecordedReport] = field(default_factory=dict)  # run id -> evidence
+    recorded_at: dict[str, str] = field(default_factory=dict)  # run id -> ISO time
     keeps: bool = True
 
     def add(self, name: str, folder: Path, alias: str | None = None, entry: Entry | None = None) -> str:
@@ -73,9 +89,34 @@ class InMemoryRegistry:
             return Recorded(None, ("the evidence was not recorded: the model comes from a folder, not a registry",))
         run = uuid.uuid4().hex
         self.recorded[run] = report
+        self.recorded_at[run] = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         if candidate.name is not None and candidate.version is not None:
             self.models[candidate.name][candidate.version].tags.update(verdict_tags(report, run))
         return Recorded(run)
+
+    def attempts(self, candidate: Candidate) -> Remembered:
+        """See Registry.attempts."""
+        if not self.keeps:
+            return Remembered(None, ("earlier evaluations are not known: the model comes from a folder",))
+        return Remembered(
+            tuple(
+                attempt_of(run_tags(report), report.params, run, self.recorded_at[run])
+                for run, report in self.recorded.items()
+                if report.model_sha256 == candidate.digest
+            )
+        )
+
+    def evidence(self, candidate: Candidate, into: Path) -> StoredEvidence | None:
+        """See Registry.evidence."""
+        run = candidate.tags.get(TAG_PREFIX + "run_id", "")
+        report = self.recorded.get(run)
+        if report is None or report.model_sha256 != candidate.digest:
+            return None
+        folder = snapshots.new_folder(into, "evidence-")
+        for name, files in ((SHARED_FOLDER, report.files), (RESTRICTED_FOLDER, report.restricted)):
+            for file in files:
+                snapshots.copy(file, folder / name)
+        return _stored(folder, run, report.verdict)
 
     def ping(self) -> list[Probe]:
         """See Registry.ping."""
@@ -134,3 +175,8 @@ class InMemoryRegistry:
             params={clean(k): clean(v) for k, v in entry.params.items()},
             metrics={clean(k): v for k, v in entry.metrics.items()},
         )
+
+
+def _stored(folder: Path, run: str, verdict: str) -> StoredEvidence:
+    report, members = folder / SHARED_FOLDER / REPORT, folder / RESTRICTED_FOLDER / MEMBERS
+    return StoredEvidence(run, verdict, report if report.is_file() else None, members if members.is_file() else None)

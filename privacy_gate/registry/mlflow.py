@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import logging
 import math
@@ -11,19 +12,34 @@ import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from privacy_gate.datamodel import Candidate, DatasetHint
-from privacy_gate.errors import CandidateNotFound, DataError, GateError, RegistryUnreachable, UsageError
-from privacy_gate.registry import Probe, Recorded, RecordedReport, verdict_tags
+from privacy_gate.datamodel import Attempt, Candidate, DatasetHint
+from privacy_gate.errors import CandidateNotFound, DataError, GateError, RegistryUnreachable, StorageFailed, UsageError
+from privacy_gate.registry import (
+    MEMBERS,
+    REPORT,
+    RESTRICTED_FOLDER,
+    SHARED_FOLDER,
+    TAG_PREFIX,
+    Probe,
+    Recorded,
+    RecordedReport,
+    Remembered,
+    StoredEvidence,
+    attempt_of,
+    run_tags,
+    verdict_tags,
+)
 from privacy_gate.registry import snapshot as snapshots
 from privacy_gate.registry.snapshot import Alias, Bare, Folder, Logged, RunArtifact, Version, bare, listed
 from privacy_gate.sandbox.untrusted import clean
+from privacy_gate.storage import private_dir
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -490,10 +506,14 @@ class MlflowRegistry:
         if run_id is None:
             return Recorded(None, tuple(refused))
         write("the evidence", lambda: self._log(run_id, candidate, report))
-        try:
-            write("the report", lambda: self._log_files(run_id, report))
-        except UsageError as error:
-            refused.append(f"the report was not recorded: {error.what}")
+        for what, files, folder in (
+            ("the report", report.files, SHARED_FOLDER),
+            ("the member list", report.restricted, RESTRICTED_FOLDER),
+        ):
+            try:
+                write(what, partial(self._log_files, run_id, files, folder))
+            except UsageError as error:
+                refused.append(f"{what} was not recorded: {error.what}")
         if candidate.name is not None and candidate.version is not None:
             name, version = candidate.name, candidate.version
             for key, value in verdict_tags(report, run_id).items():
@@ -502,11 +522,7 @@ class MlflowRegistry:
         return Recorded(run_id, tuple(refused))
 
     def _new_run(self, candidate: Candidate, report: RecordedReport) -> str:
-        tags = {"mlflow.note.content": report.note, "privacy_gate.verdict": report.verdict} | {
-            "privacy_gate.model": candidate.resolved_uri,
-            "privacy_gate.model_sha256": report.model_sha256,
-            "privacy_gate.policy_sha256": report.policy_sha256,
-        }
+        tags = {"mlflow.note.content": report.note, TAG_PREFIX + "model": candidate.resolved_uri, **run_tags(report)}
         name = f"{candidate.name or 'model'} {candidate.version or ''}".strip()
         run = self._client.create_run(self._experiment(), tags=tags, run_name=name)
         return str(run.info.run_id)
@@ -553,11 +569,99 @@ class MlflowRegistry:
         for start in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[start : start + 100])
 
-    def _log_files(self, run_id: str, report: RecordedReport) -> None:
+    def _log_files(self, run_id: str, files: Sequence[Path], folder: str) -> None:
         """Raises UsageError if somebody made the experiment with its files at a place of their own."""
-        self._check_place(str(self._client.get_run(run_id).info.artifact_uri))
-        for file in report.files:
-            self._client.log_artifact(run_id, str(file), "privacy-gate")
+        if not files:
+            return
+        place = str(self._client.get_run(run_id).info.artifact_uri)
+        self._check_place(place)
+        local = _local(place)
+        if local is not None and folder == RESTRICTED_FOLDER:
+            # Before anything is in it: MLflow would make it readable by all. A server guards its own disk.
+            private_dir(local / folder)
+        for file in files:
+            self._client.log_artifact(run_id, str(file), folder)
+            if local is not None and folder == RESTRICTED_FOLDER:
+                (local / folder / file.name).chmod(0o600)
+
+    # --- what was recorded before ---
+
+    def attempts(self, candidate: Candidate) -> Remembered:
+        """See Registry.attempts. Runs that somebody deleted count as well, until MLflow removes them for good."""
+        if re.fullmatch(r"[0-9a-f]{64}", candidate.digest) is None:  # it becomes a part of a query
+            raise ValueError(f"not a sha256: {candidate.digest!r}")
+        try:
+            with _asking(self.tracking):
+                found = self._evidence_runs(candidate.digest)
+        except RegistryUnreachable as error:
+            if error.__cause__ is None or not _is_forbidden(error.__cause__):
+                raise
+            where = clean(redact(self.tracking), 200)
+            return Remembered(None, (f"earlier evaluations are not known: no permission to read them from {where}",))
+        return Remembered(tuple(_attempt(run) for run in found))
+
+    def _evidence_runs(self, digest: str) -> list[Any]:
+        from mlflow.entities import ViewType
+
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return []
+        found: list[Any] = []
+        token: str | None = None
+        while token is None or token:
+            page = self._client.search_runs(
+                [experiment.experiment_id],
+                f"tags.`{TAG_PREFIX}model_sha256` = '{digest}'",
+                ViewType.ALL,
+                max_results=1000,
+                page_token=token,
+            )
+            found += page
+            token = page.token or ""
+        return found
+
+    def evidence(self, candidate: Candidate, into: Path) -> StoredEvidence | None:
+        """See Registry.evidence."""
+        run_id = candidate.tags.get(TAG_PREFIX + "run_id", "")
+        try:
+            run = self._run(run_id) if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id) else None
+            if run is None or not self._is_evidence(run, candidate.digest):
+                return None
+        except RegistryUnreachable as error:
+            if error.__cause__ is None or not _is_forbidden(error.__cause__):
+                raise
+            said = f"the evidence of {candidate.resolved_uri} may not be read: no permission"
+            return StoredEvidence(run_id, "", warnings=(said,))
+        warnings: list[str] = []
+
+        def get(path: str) -> Path | None:
+            try:
+                return self.fetch(f"runs:/{run_id}/{path}", into)
+            except DataError:  # there is none
+                return None
+            except UsageError as error:
+                warnings.append(f"{path} of run {run_id} cannot be read: {error.what}")
+            except (RegistryUnreachable, StorageFailed, PermissionError) as error:
+                if not _is_forbidden(error.__cause__ or error):
+                    raise
+                warnings.append(f"{path} of run {run_id} may not be read: no permission")
+            return None
+
+        return StoredEvidence(
+            run_id,
+            clean(run.data.tags.get(TAG_PREFIX + "verdict", ""), 100),
+            get(f"{SHARED_FOLDER}/{REPORT}"),
+            get(f"{RESTRICTED_FOLDER}/{MEMBERS}"),
+            tuple(warnings),
+        )
+
+    def _is_evidence(self, run: Any, digest: str) -> bool:
+        """Whether the gate wrote this run, about these bytes: tags are anybody's, so they are checked on both ends."""
+        if run.data.tags.get(TAG_PREFIX + "model_sha256") != digest or run.info.lifecycle_stage != "active":
+            return False
+        with _asking(self.tracking):
+            experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        return experiment is not None and experiment.experiment_id == run.info.experiment_id
 
     # --- ping ---
 
@@ -590,6 +694,12 @@ class MlflowRegistry:
                 return Probe("write", True, f"{where} takes writes")
             return Probe("write", False, clean(redact(str(error)), 300), mend)
         return Probe("write", False, f"{where} took a write to a run that does not exist", "is this an MLflow server?")
+
+
+def _attempt(run: Any) -> Attempt:
+    at = datetime.datetime.fromtimestamp((run.info.start_time or 0) / 1000, datetime.UTC)
+    tags = {key: clean(value, 200) for key, value in run.data.tags.items() if key.startswith(TAG_PREFIX)}
+    return attempt_of(tags, run.data.params, clean(run.info.run_id, 100), at.isoformat(timespec="milliseconds"))
 
 
 def _local(location: str) -> Path | None:

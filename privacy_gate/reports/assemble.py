@@ -418,6 +418,7 @@ def risk(
     audit: datamodel.Audit,
     shown: Sequence[datamodel.RiskScores] = (),
     alpha: float = ALPHA,
+    notes: Sequence[str] = (),
 ) -> doc.Risk:
     """The estimator that verdicts use; `shown` are others for comparison."""
     return doc.Risk(
@@ -437,6 +438,7 @@ def risk(
         distribution=histogram("risk score", scores.scores, audit.member, (0.0, 1.0)),
         group_score=HIGH_SCORE,
         groups=groups(scores.scores, audit, HIGH_SCORE),
+        notes=tuple(without_secrets(note) for note in notes),
         shown=tuple(risk(other, audit, (), alpha) for other in shown),
     )
 
@@ -544,7 +546,7 @@ class Parts:
     findings                of the validity checks
     shadows                 see `shadows`
     defence                 at most one: name -> settings
-    causes                  why records are at risk
+    causes, risk_notes      why records are at risk; how the risk was estimated
     regression              against an approved model
     estimand, attempt       what the numbers are about; how often the model was evaluated
     limitations, warnings   of this run, beside the standing ones
@@ -574,6 +576,7 @@ class Parts:
     shadows: doc.Shadows | None = None
     defence: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     causes: Sequence[datamodel.Cause] = ()
+    risk_notes: Sequence[str] = ()
     regression: datamodel.Regression | None = None
     estimand: datamodel.Estimand = datamodel.Estimand.ARTEFACT
     attempt: doc.Attempt | None = None
@@ -625,7 +628,7 @@ def report(parts: Parts) -> doc.Report:
             causes=tuple(cause(found) for found in parts.causes),
             risk=None
             if parts.risk is None or audit is None
-            else risk(parts.risk, audit, parts.shown_risk, parts.alpha),
+            else risk(parts.risk, audit, parts.shown_risk, parts.alpha, parts.risk_notes),
             distributions=_distributions(parts),
             validity=tuple(finding(item) for item in parts.findings),
             shadows=parts.shadows,

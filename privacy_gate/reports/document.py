@@ -287,6 +287,7 @@ class Risk(Part):
     distribution: Histogram | None = None
     group_score: float | None = Field(None, description="at or above it a record counts as high-risk in `groups`")
     groups: tuple[Group, ...] = ()
+    notes: tuple[str, ...] = Field((), description="how the risk was estimated")
     shown: tuple[Risk, ...] = Field((), description="other estimators; no verdict rests on them")
 
 

@@ -17,6 +17,7 @@ _UNITS: tuple[tuple[str, Unit], ...] = (
     ("persons", "count"),
     ("auc", "decimal"),
     ("ece", "decimal"),
+    ("difference", "percent"),
     ("error", "decimal"),
     ("rmse", "decimal"),
     ("tpr", "percent"),

@@ -8,7 +8,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from privacy_gate.reports import charts, figures, report_format, view, wording
+from privacy_gate.reports import charts, figures, report_format, view
+from privacy_gate.reports.clauses import STATEMENT, clauses
 from privacy_gate.reports.document import RecordSet, Report, Risk
 from privacy_gate.reports.templating import context, environment
 from privacy_gate.resources import templates
@@ -104,6 +105,7 @@ def render(report: Report) -> str:
             risk_histogram=charts.histogram(risk.distribution, wide=True) if risk and risk.distribution else None,
             reliability=None if risk is None else charts.reliability(risk.reliability),
             data_sets=_data_sets(report),
-            clauses=wording.CLAUSES,
+            clauses=clauses(report),
+            clauses_say=STATEMENT,
         )
     )

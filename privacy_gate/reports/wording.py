@@ -138,28 +138,3 @@ def advice(metric: str) -> Advice:
     if words.startswith("risk."):
         return _ADVICE["risk"]
     return next((text for word, text in _ADVICE.items() if word and word in words), _ADVICE[""])
-
-
-@dataclass(frozen=True, slots=True)
-class Clause:
-    """Where a text asks for evidence that stands in this report."""
-
-    source: str
-    asks: str
-    section: str
-
-
-CLAUSES = (
-    Clause(
-        "EDPB Opinion 28/2024, para. 55",
-        "structured testing against membership inference, with the scope and quality of the tests",
-        "Attacks; Threat model and scope; Validity",
-    ),
-    Clause(
-        "EU AI Act (2024/1689), Annex IV 2(g)",
-        "testing procedures, data, metrics, logs and reports, dated and signed by those responsible",
-        "Rules; Data and reproducibility; Sign-off",
-    ),
-    Clause("NIST AI RMF 1.0, MEASURE 2.10", "privacy risk examined and documented", "Rules; Risk of single people"),
-    Clause("MITRE ATLAS, AML.T0024.000", "infer training data membership through the model's interface", "Attacks"),
-)

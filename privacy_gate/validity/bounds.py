@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from privacy_gate.datamodel import Floats, Ints
+from privacy_gate.datamodel import Floats, Ints, Measurement
 from privacy_gate.validity import CATALOG, Circumstances
 
 Status = Literal["pass", "warn", "fail"]
@@ -26,6 +26,16 @@ class Effect:
         if self.low > limit:
             return "fail"
         return "pass" if self.high <= limit else "warn"
+
+
+def from_one_half(auc: Measurement, c: Circumstances) -> Effect:
+    """Distance of an AUC from one half, in either direction; the two directions share the corrected level."""
+    each = corrected_alpha(c) / 2
+    return Effect(
+        abs(auc.value - 0.5),
+        max(auc.lower(each) - 0.5, 0.5 - auc.upper(each)),
+        max(auc.upper(c.alpha) - 0.5, 0.5 - auc.lower(c.alpha)),
+    )
 
 
 def corrected_alpha(circumstances: Circumstances) -> float:

@@ -54,5 +54,6 @@ def class_marginals(c: Circumstances) -> Finding:
     status = effect.against(most)
     reason = f"Cramér's V {effect.value:.3f} between class and membership (at most {effect.high:.3f})"
     if status == "fail":
-        reason += f"; proven to be above {most:g}: an attacker can guess membership from the class alone"
+        reason += f"; proven to be above {most:g}: an attacker can guess membership from the class alone; "
+        reason += "draw the non-members so that the classes agree"
     return Finding(name, status, takes, effect.value, reason)

@@ -23,6 +23,6 @@ def duplicates(c: Circumstances) -> Finding:
         else "no record is in both sets"
     )
     if share > most:
-        reason += f"; above {100 * most:g} % the sets are not what they are called"
+        reason += f"; above {100 * most:g} % the sets are not what they are called: split again, before any upsampling"
         return Finding("duplicates", "fail", Invalidates.BOTH, share, reason)
     return Finding("duplicates", "warn" if share > NOTICED else "pass", Invalidates.BOTH, share, reason)

@@ -20,7 +20,8 @@ def few_references(c: Circumstances) -> Finding:
         return Finding(name, "not_applicable", takes, None, "no attack used reference models")
     count = c.observations.shadows
     if count < limit(c, name, FEWEST):
-        reason = f"{count} reference models; with fewer than {FEWEST} a reference attack misses most of a leak"
+        reason = f"{count} reference models; with fewer than {FEWEST} a reference attack misses most of a leak; "
+        reason += f"raise shadows.count to {COMFORTABLE} or more"
         return Finding(name, "fail", takes, float(count), reason)
     member = c.observations.reference_member
     assert member is not None
@@ -29,10 +30,11 @@ def few_references(c: Circumstances) -> Finding:
     thin = (times_out < TIMES) | ((times_in < TIMES) & bool(member.any()))
     if thin.any():
         reason = (
-            f"{count} reference models, but {int(thin.sum()):,} records are in or out of fewer than {TIMES} of them"
+            f"{count} reference models, but {int(thin.sum()):,} records are in or out of fewer than {TIMES} of them; "
+            "raise shadows.count, or plan balanced shadows"
         )
         return Finding(name, "warn", takes, float(count), reason)
     if count < COMFORTABLE:
-        reason = f"{count} reference models; {COMFORTABLE} or more find noticeably more"
+        reason = f"{count} reference models; {COMFORTABLE} or more find noticeably more (shadows.count)"
         return Finding(name, "warn", takes, float(count), reason)
     return Finding(name, "pass", takes, float(count), f"{count} reference models")

@@ -7,7 +7,7 @@ import numpy as np
 from privacy_gate import metrics
 from privacy_gate.datamodel import Finding, Invalidates
 from privacy_gate.validity import Circumstances, check
-from privacy_gate.validity.bounds import Effect, corrected_alpha, limit
+from privacy_gate.validity.bounds import from_one_half, limit
 
 LIMIT = 0.05
 SIGNAL = "logit_confidence"
@@ -30,18 +30,14 @@ def out_model_placebo(c: Circumstances) -> Finding:
         return Finding(name, "not_applicable", takes, None, "no records that some reference model did not train on")
     scores = np.where(out, answers, 0.0).sum(axis=0)[known] / out.sum(axis=0)[known]
     auc = metrics.auc(np.asarray(scores, dtype=np.float64), sides, c.audit.persons[known])
-    each = corrected_alpha(c) / 2
-    effect = Effect(
-        abs(auc.value - 0.5),
-        max(auc.lower(each) - 0.5, 0.5 - auc.upper(each)),
-        max(auc.upper(c.alpha) - 0.5, 0.5 - auc.lower(c.alpha)),
-    )
+    effect = from_one_half(auc, c)
     most = limit(c, name, LIMIT)
     status = effect.against(most)
     direction = "easier" if auc.value > 0.5 else "harder"
     reason = f"AUC {auc.value:.3f} of models that were trained on neither side (at most {effect.high:.3f} from 0.5)"
     if status == "fail":
         reason += (
-            f": members are {direction} than non-members for any model, so the sets differ in more than membership"
+            f": members are {direction} than non-members for any model, so the sets differ in more than membership; "
+            "draw both from one source by lot"
         )
     return Finding(name, status, takes, auc.value, reason)

@@ -7,7 +7,7 @@ import numpy as np
 from privacy_gate import metrics
 from privacy_gate.datamodel import Finding, Invalidates
 from privacy_gate.validity import Circumstances, check
-from privacy_gate.validity.bounds import Effect, corrected_alpha, limit
+from privacy_gate.validity.bounds import from_one_half, limit
 
 LIMIT = 0.05
 
@@ -26,12 +26,7 @@ def reference_membership(c: Circumstances) -> Finding:
     if np.ptp(times) == 0:
         return Finding(name, "pass", takes, 0.5, "every record is in the same number of reference models")
     auc = metrics.auc(times, c.audit.member, c.audit.persons)
-    each = corrected_alpha(c) / 2
-    effect = Effect(
-        abs(auc.value - 0.5),
-        max(auc.lower(each) - 0.5, 0.5 - auc.upper(each)),
-        max(auc.upper(c.alpha) - 0.5, 0.5 - auc.lower(c.alpha)),
-    )
+    effect = from_one_half(auc, c)
     status = effect.against(limit(c, name, LIMIT))
     reason = f"AUC {auc.value:.3f} of how many references hold a record (at most {effect.high:.3f} from 0.5)"
     if status == "fail":

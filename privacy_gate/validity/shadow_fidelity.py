@@ -14,6 +14,7 @@ from privacy_gate.validity.bounds import Effect, clustered_variance, corrected_a
 POINTS = 0.03
 SIZE = 0.10
 FEW = 4
+MEND = "train the shadows with the target's own settings and stopping rule"
 
 
 def difference(c: Circumstances, alpha: float, *, members: bool) -> tuple[float, float]:
@@ -52,6 +53,7 @@ def shadow_fidelity(c: Circumstances) -> Finding:
     size = _size(c)
     if size is not None and abs(size - 1) > limit(c, "shadow_fidelity.size", SIZE):
         reason = f"shadows were trained on {100 * size:.0f} % of the target's {c.train_size:,} records"
+        reason += "; give as many records as the target had (or data.train_size, if it had more than are given)"
         return Finding(name, "fail", takes, size - 1, reason)
     most = limit(c, name, POINTS)
     # Four one-sided questions: on either kind of record the target may be better or worse.
@@ -67,10 +69,14 @@ def shadow_fidelity(c: Circumstances) -> Finding:
         if not math.isnan(effect.value)
     )
     if "fail" in statuses:
-        return Finding(name, "fail", takes, worst.value, f"{reason}; proven to be above {100 * most:g} points")
+        return Finding(name, "fail", takes, worst.value, f"{reason}; proven to be above {100 * most:g} points; {MEND}")
     if len(c.shadow_correct) < FEW:
         return Finding(
-            name, "warn", takes, worst.value, f"{reason}; {len(c.shadow_correct)} shadows are too few to tell"
+            name,
+            "warn",
+            takes,
+            worst.value,
+            f"{reason}; {len(c.shadow_correct)} shadows are too few to tell (shadows.count)",
         )
     return Finding(name, "warn" if "warn" in statuses else "pass", takes, worst.value, reason)
 

@@ -26,5 +26,6 @@ def undeclared_defence(c: Circumstances) -> Finding:
     if normal(declared) == normal(c.defence):
         return Finding(name, "pass", takes, None, f"the attacks went through {c.defence}, as declared")
     has = f"names {c.defence}" if c.defence else "names none"
-    reason = f"the registry declares the defence {declared!r}, the configuration {has}: the attacks were not adaptive"
+    reason = f"the registry declares the defence {declared!r}, the configuration {has}: the attacks were not adaptive; "
+    reason += "name it under `defence:`, or mend the model's tag"
     return Finding(name, "fail", takes, None, reason)

@@ -121,7 +121,8 @@ def test_a_rules_numbers_are_the_reports(id, report, failing, capsys):
 def test_one_ranking_is_said_once_with_all_its_scopes(report, failing, capsys):
     ranked = [a for a in failing.attacks if a.metrics is not None and "0.01" in a.metrics.tpr_at_fpr]
     assert run(["explain", "PG103", "--report", str(report)]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  - ")]
+    numbers = capsys.readouterr().out.partition("What to change:")[0]
+    lines = [line for line in numbers.splitlines() if line.startswith("  - ")]
     assert len(lines) == len(set(lines))
     distinct = {(a.id, a.threat_model, a.metrics.tpr_at_fpr["0.01"]) for a in ranked}
     assert len(lines) == len(distinct) < len(ranked)
@@ -190,3 +191,101 @@ def test_as_a_program(report):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "## In this report" in done.stdout
+
+
+# --- in persons, and what to change -----------------------------------------------------------------------------------
+
+
+def told(id, path, capsys, *more):
+    assert run(["explain", id, "--report", str(path), *more]) == 0
+    return capsys.readouterr().out.partition("## In this report")[2].replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_a_rate_is_told_in_persons(report, failing, capsys):
+    """Bayes by hand: TPR t at 1 % FPR, one member in 100 candidates."""
+    lira = next(a for a in failing.attacks if a.id == "lira" and a.metrics is not None)
+    rate = lira.metrics.tpr_at_fpr["0.01"]
+    value, low, high = (round(1000 * 0.01 * t / (0.01 * t + 0.99 * 0.01)) for t in (rate.value, rate.low, rate.high))
+    shown = told("PG103", report, capsys)
+    assert f"of 1,000 people whom lira names at a threshold that names 1 % of all others, too, about {value} " in shown
+    assert f"({low} to {high}) would rightly be named, if one in 100 candidates is a member" in shown
+
+
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ({"0.01": document.Interval(value=0.034, low=0.03, high=0.04)}, True),
+        ({"0.01": document.Interval(value=None, low=0.0, high=1.0)}, False),  # nobody was called a member
+        ({}, False),
+    ],
+)
+def test_an_accuracy_is_told_in_persons_where_the_report_has_the_precision(precision, said, failing, tmp_path, capsys):
+    attacks = tuple(
+        a
+        if a.metrics is None
+        else a.model_copy(update={"metrics": a.metrics.model_copy(update={"precision": precision})})
+        for a in failing.attacks
+    )
+    path = tmp_path / "precise.json"
+    path.write_text(document.dumps(document.seal(failing.model_copy(update={"attacks": attacks}))))
+    shown = told("PG101", path, capsys)
+    assert ("of 1,000 people whom lira calls members, about 34 (30 to 40) would" in shown) is said
+    assert ("in persons" in shown) is said
+
+
+def test_a_risk_score_is_told_in_persons(report, failing, capsys):
+    share = failing.risk.high[0].precision_at["0.01"]
+    assert f"of 1,000 people flagged at a risk score of 0.8, about {round(1000 * share.value)} (" in told(
+        "PG201", report, capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "how"), [(0.60, "as profile standard"), (0.55, "tighter than"), (0.65, "looser than")]
+)
+def test_a_limit_is_compared_with_the_profiles(limit, how, failing, tmp_path, capsys):
+    rules = tuple(r.model_copy(update={"limit": limit}) if r.id == "PG101" else r for r in failing.rules)
+    path = tmp_path / "limits.json"
+    path.write_text(document.dumps(document.seal(failing.model_copy(update={"rules": rules}))))
+    shown = told("PG101", path, capsys)
+    assert f"policy adult-release: {how}" in shown
+    assert "which says at most 60.0 %" in shown
+    assert "set in: privacy-policy.yaml:14" in shown
+
+
+def test_what_to_change_follows_the_model(report, capsys):
+    of_sklearn = told("PG101", report, capsys)
+    assert "min_samples_leaf" in of_sklearn
+    assert "weight decay" not in of_sklearn
+    forest = told("PG101", report, capsys, "--model", "RandomForestClassifier")
+    assert "min_samples_leaf" in forest
+    assert "rounds" not in forest
+    assert "n_estimators does not help" in forest
+    for shown in (of_sklearn, forest):
+        assert "differential privacy" in shown
+        assert "no frontier of this model was measured" in shown
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        ("LGBMClassifier", "rounds"),
+        ("xgboost.XGBClassifier", "rounds"),
+        ("LogisticRegression", "regularisation"),
+        ("MLPClassifier", "early stopping"),
+        ("KNeighborsClassifier", "carry training records inside"),
+        ("SomethingNew", "differential privacy"),
+    ],
+)
+def test_what_to_change_without_a_report(model, word, capsys):
+    assert run(["explain", "PG101", "--model", model]) == 0
+    shown = capsys.readouterr().out
+    assert word in shown.partition("## For this kind of model")[2]
+    assert "## In this report" not in shown
+
+
+def test_every_flavor_is_met():
+    of = {flavor for family in verb.families() for flavor in family.flavors}
+    assert of == {"sklearn", "lightgbm", "xgboost", "pytorch"}
+    assert verb.families()[-1].flavors == ()
+    assert not re.search(r"\d+(\.\d+)? ?%", " ".join(c for f in verb.families() for c in f.changes))  # nothing invented

@@ -11,9 +11,12 @@ import yaml
 
 from privacy_gate.cli import run
 from privacy_gate.policy import PROFILES, resolve
+from privacy_gate.policy.examples import FAMILIES, evidence, result
 from privacy_gate.resources import template
+from tests.policy.test_stored import written
 
 TIGHTER = "apiVersion: privacy-gate/v1\nname: mine\nextends: standard\nrules:\n  PG101: {max: 0.58}\n"
+SLIGHT = [result("correctness"), *(result(id, accuracy=0.57) for id in FAMILIES if id != "correctness")]
 BROKEN = "apiVersion: privacy-gate/v1\nextends: standard\nrules:\n  PG101: {max: 58}\n  PG999: {max: 0.1}\n"
 
 
@@ -141,6 +144,51 @@ def test_the_schema_takes_every_profile_and_refuses_a_typo(capsys):
 def test_an_unknown_policy_is_a_usage_error(here, capsys):
     assert run(["policy", "show", "standart"]) == 2
     assert "standart" in capsys.readouterr().err
+
+
+def test_test_judges_stored_reports(here, capsys):
+    Path("report.json").write_text(written(evidence(SLIGHT, n=500)))
+    for limit, code, now in (("0.58", 0, "pass"), ("0.572", 1, "inconclusive"), ("0.55", 1, "fail")):
+        Path("p.yaml").write_text(
+            f"apiVersion: privacy-gate/v1\nextends: standard\nrules:\n  PG101: {{max: {limit}}}\n"
+        )
+        assert run(["policy", "test", "p.yaml", "report.json"]) == code
+        out = capsys.readouterr().out
+        row = next(line for line in out.splitlines() if line.startswith("report.json"))
+        assert row.split()[1:3] == ["pass", now]
+        assert (f"PG101 pass → {now}" in row) is bool(code)
+        assert ("(!)" in row) is bool(code)
+    assert run(["policy", "test", "p.yaml", "report.json", "--json"]) == 1
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["stored"], row["verdict"], row["exit_code"], row["changed"]) == ("pass", "fail", 1, True)
+    assert row["rules"] == ["PG101 pass → fail"]
+    assert row["headline"].startswith("PG101 attack accuracy 57 % (at least ")
+
+
+def test_test_can_look_ahead(here, capsys):
+    Path("report.json").write_text(written(evidence(SLIGHT, n=500)))
+    Path("p.yaml").write_text(
+        "apiVersion: privacy-gate/v1\nextends: standard\nrules:\n  PG101: {max: 0.55, enforce_from: 2030-12-01}\n"
+    )
+    assert run(["policy", "test", "p.yaml", "report.json", "--on", "2030-11-30"]) == 0
+    assert run(["policy", "test", "p.yaml", "report.json", "--on", "2030-12-01"]) == 1
+    assert run(["policy", "test", "p.yaml", "report.json", "--on", "tomorrow"]) == 2
+    capsys.readouterr()
+    assert run(["policy", "show", "p.yaml"]) == 0
+    assert "warn, blocks from 2030-12-01" in capsys.readouterr().out
+
+
+def test_test_refuses_what_is_no_report(here, capsys):
+    Path("report.json").write_text(written(evidence(n=500)).replace('"seed": null', '"seed": 1'))
+    assert run(["policy", "test", "standard", "report.json"]) == 2
+    assert "report.json: report.json was changed after it was written" in capsys.readouterr().err
+    assert run(["policy", "test", "standard", "nowhere.json"]) == 2
+
+
+def test_validate_tells_the_notes(here, capsys):
+    Path("p.yaml").write_text("apiVersion: privacy-gate/v1\nextends: standard\ndata_sensitivity: children\n")
+    assert run(["policy", "validate", "p.yaml"]) == 0
+    assert "p.yaml: warning: for children data the profile strict is meant" in capsys.readouterr().err
 
 
 def test_as_a_program(here):

@@ -9,22 +9,27 @@ import pytest
 from privacy_gate import selftest
 from privacy_gate.cli import run
 from privacy_gate.cli.selftest import line
-from privacy_gate.selftest import Promise, Scenario
+from privacy_gate.selftest import Promise, World
 
 
-def world(measured):
-    def scenario(seed, replicates):
+class Worlds(dict):
+    def names(self):
+        return sorted(self)
+
+
+def install(monkeypatch, measured, quick=30, most=1000):
+    def a_world(seed, replicates):
         """A world."""
         yield Promise("ok", "world", "nothing happens", 0.0, 0.05, 0.0, 0.1, replicates)
         yield Promise("other", "world", "it happens rarely", measured, 0.05, 0.0, 0.1, replicates)
 
-    return scenario
+    monkeypatch.setattr(selftest, "CATALOG", Worlds(a=World("a", a_world, quick, most, False)))
 
 
 @pytest.mark.parametrize(("measured", "code"), [(0.1, 0), (0.11, 3)])
 def test_exit_codes(monkeypatch, capsys, measured, code):
-    monkeypatch.setattr(selftest, "SCENARIOS", (Scenario(world(measured), 0.5),))
-    assert run(["selftest", "--replicates", "40", "--json"]) == code
+    install(monkeypatch, measured, most=20)
+    assert run(["selftest", "--replicates", "40", "--jobs", "1", "--json"]) == code
     captured = capsys.readouterr()
     told = json.loads(captured.out)
     assert told["held"] is (code == 0)
@@ -33,12 +38,15 @@ def test_exit_codes(monkeypatch, capsys, measured, code):
     assert ("other" in captured.err) is (code == 3)
 
 
-def test_every_promise_is_a_line_on_stdout(monkeypatch, capsys):
-    monkeypatch.setattr(selftest, "SCENARIOS", (Scenario(world(0.2), 1.0),))
-    assert run(["selftest"]) == 3
+@pytest.mark.parametrize(
+    ("size", "replicates"), [([], 30), (["--nightly"], 400), (["--replicates", "12"], 12), (["--replicates", "50"], 50)]
+)
+def test_every_promise_is_a_line_on_stdout(monkeypatch, capsys, size, replicates):
+    install(monkeypatch, 0.2)
+    assert run(["selftest", "--jobs", "1", *size]) == 3
     lines = capsys.readouterr().out.splitlines()
     assert [text[0] for text in lines] == ["✔", "✖"]
-    assert f"{selftest.REPLICATES} replicates" in lines[0]
+    assert f" {replicates} replicates" in lines[0]
 
 
 def test_bounds_in_words():
@@ -47,13 +55,14 @@ def test_bounds_in_words():
     assert "(0.5; 0.4000 to 0.6000 in 9 replicates)" in line(Promise("x", "", "", 0.5, 0.5, 0.4, 0.6, 9))
 
 
-def test_too_few_replicates_are_refused():
-    assert run(["selftest", "--replicates", "1"]) == 2
+@pytest.mark.parametrize("wrong", [["--replicates", "1"], ["--jobs", "0"]])
+def test_sizes_that_say_nothing_are_refused(wrong):
+    assert run(["selftest", *wrong]) == 2
 
 
 @pytest.mark.slow
 def test_as_a_program():
-    command = [sys.executable, "-m", "privacy_gate", "selftest", "--replicates", "20", "--json"]
+    command = [sys.executable, "-m", "privacy_gate", "selftest", "--replicates", "10", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert json.loads(done.stdout)["held"]

@@ -1,7 +1,10 @@
 """The decision: bounds, correction, precedence, admissibility, wording, and how often it is wrong."""
 
+import datetime
 import math
+import sys
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from scipy.stats import norm
 from privacy_gate.datamodel import (
     AttackFailed,
     AttackSkipped,
+    Estimand,
     Finding,
     HighRisk,
     Invalidates,
@@ -20,9 +24,9 @@ from privacy_gate.datamodel import (
     Scope,
     ThreatModel,
 )
-from privacy_gate.policy import CATALOG, judge, resolve
+from privacy_gate.policy import CATALOG, Decided, judge, resolve
 from privacy_gate.policy.contract import Policy, RuleInForce
-from privacy_gate.policy.examples import FAMILIES, Known, evidence, result
+from privacy_gate.policy.examples import FAMILIES, SOUND, Known, compared, described, evidence, result, sliced
 
 STANDARD = resolve("standard")
 ALL = list(FAMILIES)
@@ -94,7 +98,7 @@ CONFOUNDED = (fired("out_model_placebo", Invalidates.BOTH),)
     ],
 )
 def test_status_and_exit_code(outcomes, findings, status, code):
-    verdict = judge(STANDARD, replace(evidence(outcomes), findings=findings))
+    verdict = judge(STANDARD, replace(evidence(outcomes), findings=(*SOUND, *findings)))
     assert (verdict.status, verdict.exit_code) == (status, code)
     assert verdict.headline
     assert sum(verdict.counts.values()) == len(verdict.rules) == len(CATALOG)
@@ -102,17 +106,17 @@ def test_status_and_exit_code(outcomes, findings, status, code):
 
 def test_headline_of_a_violation_names_number_bound_limit_and_attack():
     verdict = judge(STANDARD, evidence(attacks(lira=LEAK)))
-    # 6 accuracies, 5 AUCs, 5 + 5 TPRs and the risk: 22 hypotheses.
+    # 6 accuracies, 5 AUCs, 5 + 5 TPRs and the risk as a share and in persons: 23 hypotheses.
     assert verdict.headline == "PG101 attack accuracy 66 % (at least 64.2 %) exceeds 60 %: lira, reference, global"
     rule = outcome(verdict, "PG101")
-    assert rule.low == pytest.approx(0.66 - 0.0063 * norm.isf(0.05 / 22))
+    assert rule.low == pytest.approx(0.66 - 0.0063 * norm.isf(0.05 / 23))
     assert rule.high == pytest.approx(0.66 + 0.0063 * norm.isf(0.05))
     assert (rule.value, rule.limit, rule.cell) == (0.66, 0.60, "lira, reference, global")
 
 
 def test_headline_of_a_pass_names_the_tightest_rule():
     headline = judge(STANDARD, evidence()).headline
-    assert headline.startswith("All 6 blocking rules hold; closest: PG101 attack accuracy is at most 50.7 %")
+    assert headline.startswith("All 9 blocking rules hold; closest: PG101 attack accuracy is at most 50.7 %")
 
 
 def test_headline_of_an_open_question_says_how_many_records_decide():
@@ -122,7 +126,7 @@ def test_headline_of_an_open_question_says_how_many_records_decide():
     assert rule.needed["members"] == math.ceil(0.125 * ((norm.isf(0.05) + norm.isf(0.2)) / 0.003) ** 2)
     assert "cannot be told from the limit 60 %; about 85," in verdict.headline
     failing = judge(STANDARD, evidence(attacks(lira=result("lira", accuracy=0.604, error=0.01)), n=500))
-    expected = math.ceil(0.125 * ((norm.isf(0.05 / 22) + norm.isf(0.2)) / 0.004) ** 2)
+    expected = math.ceil(0.125 * ((norm.isf(0.05 / 23) + norm.isf(0.2)) / 0.004) ** 2)
     # The observed difference is 0.604 - 0.60 in floating point, so allow the last record.
     assert abs(outcome(failing, "PG101").needed["members"] - expected) <= 1
 
@@ -293,7 +297,7 @@ def test_equivalence_takes_the_pass_when_a_check_only_warns():
     warned = replace(evidence(), findings=findings)
     assert judge(STANDARD, warned).status == "pass"
     assert "validity warnings: class_marginals" in judge(STANDARD, warned).headline
-    assert judge(resolve("strict"), replace(evidence(), findings=())).status == "pass"
+    assert judge(resolve("strict"), evidence()).status == "pass"
     strict = judge(resolve("strict"), warned)
     assert (strict.status, strict.exit_code) == ("inconclusive", 4)
     assert "class_marginals" in strict.headline
@@ -412,3 +416,182 @@ def test_false_failures_stay_at_their_rate(correlation):
 def test_clear_cases_are_decided():
     assert (codes([0.5] * 8, 0.7, 0.6) == 0).mean() == 1.0
     assert (codes([0.5] * 7 + [0.7], 0.7, 0.6) == 1).mean() == 1.0
+
+
+# --- dates, burdens, and what else decides --------------------------------------------------------------------------
+
+DAY = datetime.date(2026, 12, 1)
+
+
+@pytest.mark.parametrize(("days", "action", "code"), [(-1, "warn", 0), (0, "block", 1), (1, "block", 1)])
+def test_a_rule_blocks_from_its_day_on(days, action, code):
+    rules = {"PG101": {"max": 0.6, "enforce_from": "2026-12-01", "reason": "pilot"}, "PG102": {"max": 0.9}}
+    verdict = judge(policy(rules), evidence([LEAK]), today=DAY + datetime.timedelta(days))
+    rule = outcome(verdict, "PG101")
+    assert (rule.action, verdict.exit_code, rule.status) == (action, code, RuleStatus.FAIL)
+    assert rule.enforce_from == ("2026-12-01" if days < 0 else "")
+    assert ("warns until 2026-12-01, blocks from then on" in rule.reason) is (days < 0)
+    assert "pilot" in rule.reason
+
+
+def test_a_date_makes_no_rule_block_that_only_warns():
+    rules = {"PG101": {"max": 0.6, "enforce_from": "2026-12-01", "action": "warn"}, "PG102": {"max": 0.9}}
+    for days in (-1, 1):
+        rule = outcome(judge(policy(rules), evidence([LEAK]), today=DAY + datetime.timedelta(days)), "PG101")
+        assert (rule.action, rule.enforce_from) == ("warn", "")
+
+
+def test_the_day_is_a_utc_one_if_none_is_given(monkeypatch):
+    class Late(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            assert tz is datetime.UTC
+            return cls(2026, 12, 1, 0, 0, 1, tzinfo=tz)
+
+    # The function of that name hides the module in the package.
+    monkeypatch.setattr(
+        sys.modules["privacy_gate.policy.judge"], "datetime", SimpleNamespace(datetime=Late, UTC=datetime.UTC)
+    )
+    rules = {"PG101": {"max": 0.6, "enforce_from": "2026-12-01"}}
+    assert judge(policy(rules), evidence([LEAK])).exit_code == 1
+
+
+def test_no_rule_that_blocks_yet_is_no_pass():
+    rules = {"PG101": {"max": 0.6, "enforce_from": "2026-12-02"}}
+    verdict = judge(policy(rules), evidence(), today=DAY)
+    assert (verdict.status, verdict.exit_code) == ("inconclusive", 4)
+    assert verdict.headline == "Nothing was evaluated: no rule that blocks has measured the model"
+
+
+@pytest.mark.parametrize(
+    ("context", "action"), [("internal", "warn"), ("open-weights", "block"), (None, "block"), ("public-api", "block")]
+)
+def test_an_instance_based_model_is_a_matter_of_where_it_goes(context, action):
+    knn = described("sklearn.neighbors._classification.KNeighborsClassifier")
+    rules = {"PG101": {"max": 0.6}, "PG301": {}}
+    verdict = judge(policy(rules, release_context=context), evidence(model=knn))
+    rule = outcome(verdict, "PG301")
+    assert (rule.status, rule.action, verdict.exit_code) == (RuleStatus.FAIL, action, 1 if action == "block" else 0)
+    assert ("release context is internal" in rule.reason) is (context == "internal")
+
+
+def regression(value, error=0.004):
+    return policy({"PG101": {"max": 0.6}, "PG401": {"max": 0.02}}), evidence(
+        regression=replace(compared(), differences=(("lira", Known(value, error)),))
+    )
+
+
+def test_a_regression_blocks_only_when_it_is_proven():
+    # One of seven hypotheses that block: six accuracies and the difference.
+    edge = 0.02 + 0.004 * norm.isf(0.05 / 7)
+    for value, status in (
+        (edge + 1e-6, RuleStatus.FAIL),
+        (edge - 1e-4, RuleStatus.PASS),
+        (0.5 * edge, RuleStatus.PASS),
+    ):
+        verdict = judge(*regression(value))
+        assert outcome(verdict, "PG401").status is status
+        assert verdict.exit_code == (1 if status is RuleStatus.FAIL else 0)
+    held = outcome(judge(*regression(0.028)), "PG401")
+    assert held.reason == "regression against the approved model: none above 2 % is proven (at most 3.5 %)"
+    assert held.high > held.limit
+
+
+def test_a_regression_that_is_not_proven_is_no_pass_by_itself():
+    rules, seen = regression(0.0)
+    alone = replace(rules, rules=tuple(rule for rule in rules.rules if rule.id == "PG401"))
+    assert judge(alone, seen).exit_code == 4
+
+
+def test_calibration_never_convicts_and_takes_no_part_in_the_correction():
+    rules = {"PG101": {"max": 0.6}, "PG204": {"max": 0.05}}
+    for value, status, said in (
+        (0.03, RuleStatus.PASS, "is at most 0.04, the limit is 0.05"),
+        (0.05, RuleStatus.INCONCLUSIVE, "cannot be told from the limit 0.05"),
+        (0.2, RuleStatus.INCONCLUSIVE, "exceeds 0.05: it leaves the verdict open"),
+    ):
+        verdict = judge(policy(rules), evidence(calibration=value))
+        rule = outcome(verdict, "PG204")
+        assert rule.status is status
+        assert said in rule.reason
+        assert verdict.exit_code == (0 if status is RuleStatus.PASS else 4)
+        assert rule.low == pytest.approx(value - 0.004 * norm.isf(0.05))
+    alone = judge(policy({"PG101": {"max": 0.6}}), evidence([LEAK]))
+    beside = judge(policy(rules), evidence([LEAK], calibration=0.2))
+    assert outcome(alone, "PG101").low == outcome(beside, "PG101").low
+    assert beside.exit_code == 1  # it does not take a violation that others have proven
+    assert judge(policy({"PG204": {"max": 0.05}}), evidence()).exit_code == 4  # nor is it a pass of the model
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen", "code"),
+    [
+        ("artefact", "artefact", 0),
+        ("artefact", "artefact-census", 4),
+        ("artefact", "procedure", 4),
+        ("artefact-census", "artefact-census", 0),
+        ("artefact-census", "artefact", 0),
+        ("artefact-census", "procedure", 4),
+        ("procedure", "procedure", 0),
+        ("procedure", "artefact", 4),
+    ],
+)
+def test_numbers_about_something_else_are_no_pass(asked, seen, code):
+    rules = policy({"PG101": {"max": 0.6}}, estimand=Estimand(asked))
+    verdict = judge(rules, replace(evidence(), estimand=Estimand(seen)))
+    assert verdict.exit_code == code
+    if code:
+        assert f"the policy asks about {asked}, the evidence is about {seen}" in verdict.headline
+    # A violation that is proven stays one.
+    assert judge(rules, replace(evidence([LEAK]), estimand=Estimand(seen))).exit_code == 1
+
+
+def test_an_answer_that_was_found_elsewhere_is_taken_over():
+    rules = policy({"PG101": {"max": 0.6}, "PG301": {}})
+    verdict = judge(rules, evidence(), settled={"PG301": Decided(RuleStatus.FAIL, "as stored")})
+    assert (verdict.exit_code, outcome(verdict, "PG301").reason) == (1, "as stored")
+
+
+def test_what_was_left_out_is_said_whatever_the_outcome():
+    for value in (0.5, 0.69, 0.9):
+        lira = sliced("lira", {"a": value})
+        small = replace(lira.slices[0], value="b", members=5)
+        seen = evidence([replace(lira, slices=(*lira.slices, small))])
+        rule = outcome(judge(policy({"PG101": {"max": 0.6}, "PG203": {"max": 0.7}}), seen), "PG203")
+        assert rule.reason.endswith("with fewer than 100 persons on a side: class=b")
+
+
+def test_a_bound_at_the_limit_is_within_it():
+    @dataclass(frozen=True)
+    class Exact:
+        value: float
+        low: float
+        high: float
+
+        def lower(self, alpha):
+            return self.low
+
+        def upper(self, alpha):
+            return self.high
+
+    rules = policy({"PG101": {"max": 0.6}})
+    at = replace(result("lira"), accuracy=Exact(0.55, 0.5, 0.6))
+    assert judge(rules, evidence([at])).exit_code == 0
+    above = replace(result("lira"), accuracy=Exact(0.55, 0.5, math.nextafter(0.6, 1)))
+    assert judge(rules, evidence([above])).exit_code == 4
+    low_at = replace(result("lira"), accuracy=Exact(0.65, 0.6, 0.7))
+    assert judge(rules, evidence([low_at])).exit_code == 4
+    low_above = replace(result("lira"), accuracy=Exact(0.65, math.nextafter(0.6, 1), 0.7))
+    assert judge(rules, evidence([low_above])).exit_code == 1
+
+
+def test_rules_that_warn_and_do_not_apply_are_no_warning():
+    rules = {"PG101": {"max": 0.6}, "PG401": {"max": 0.02, "action": "warn"}}
+    assert judge(policy(rules), evidence()).status == "pass"
+
+
+def test_persons_are_written_as_persons():
+    rules = policy({"PG202": {"max": 100}, "PG101": {"max": 0.6}})
+    verdict = judge(rules, evidence(attributable=0.1))
+    assert verdict.headline.startswith("PG202 attributable high-risk persons 2,000 (at least 1,9")
+    assert " exceeds 100: calibrated, score ≥ 0.8" in verdict.headline

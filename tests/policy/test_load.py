@@ -1,5 +1,6 @@
 """Policy files: extends, merging, floors, digests, and every mistake at its line and column."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 import yaml
 
 from privacy_gate.errors import ConfigError
-from privacy_gate.policy import PROFILES, resolve, schema
+from privacy_gate.policy import PROFILES, notes, resolve, schema
+from privacy_gate.policy.contract import WaiverTerms
+from privacy_gate.policy.load import looser
 from privacy_gate.resources import template
 from privacy_gate.storage import sha256_of_json
 
@@ -119,7 +122,7 @@ def test_extends_is_relative_to_the_file_that_says_it(folder):
 def test_a_policy_of_its_own_still_minds_missing_attacks(folder):
     policy = resolve(write(folder, "rules:\n  PG101: {max: 0.58}\n"))
     assert policy.profile is None
-    assert [rule.id for rule in policy.rules] == ["PG101", "PG501"]
+    assert [rule.id for rule in policy.rules] == ["PG101", "PG501", "PG502"]
     assert policy.rule("PG501").location is None
     switched_off = resolve(write(folder, "rules:\n  PG101: {max: 0.58}\n  PG501: {action: off}\n"))
     assert switched_off.rule("PG501").settings.action == "off"
@@ -275,6 +278,179 @@ def test_the_schema_agrees_with_the_reader(folder):
     ):
         with pytest.raises(jsonschema.ValidationError):
             validator.validate(bad)
+
+
+def test_more_limits_are_those_of_the_specification():
+    ids = ("PG202", "PG203", "PG204", "PG302", "PG401")
+    found = {
+        p: [(resolve(p).rule(id).settings.max, resolve(p).rule(id).settings.action) for id in ids] for p in PROFILES
+    }
+    assert found == {
+        "strict": [(10, "block"), (0.60, "block"), (0.05, "block"), (0.05, "warn"), (0.01, "block")],
+        "standard": [(100, "block"), (0.70, "block"), (0.05, "block"), (0.10, "warn"), (0.02, "block")],
+        "internal": [(100, "warn"), (0.75, "warn"), (0.10, "block"), (0.10, "off"), (0.02, "warn")],
+    }
+    effect = {p: resolve(p).on(datetime.date(2026, 1, 1)).rule("PG301").settings.action for p in PROFILES}
+    assert effect == {"strict": "block", "standard": "block", "internal": "warn"}
+    assert all(resolve(p).rule("PG203").settings.fewest == 100 for p in PROFILES)
+
+
+NEW = """\
+extends: standard
+owner: privacy-office@example.org
+fixed_on: 2026-08-30
+data_sensitivity: children
+estimand: procedure
+waivers: {file: org/w.yaml, max_days: 14, never: [PG201]}
+rules:
+  PG203: {enforce_from: 2026-12-01}
+  PG502: {limits: {duplicates: 0.01}}
+"""
+
+
+def test_the_new_keys(folder):
+    policy = resolve(write(folder, NEW, "team/p.yaml"))
+    assert (policy.owner, policy.fixed_on) == ("privacy-office@example.org", datetime.date(2026, 8, 30))
+    assert (policy.data_sensitivity, policy.estimand) == ("children", "procedure")
+    assert policy.waivers == WaiverTerms(Path("team/org/w.yaml"), 14, 2, ("PG201",))  # two approvers as in standard
+    assert policy.rule("PG203").settings.enforce_from == datetime.date(2026, 12, 1)
+    assert policy.validity_limits == {"duplicates": 0.01}
+    assert policy.resolved["fixed_on"] == "2026-08-30"
+    assert policy.resolved["rules"]["PG203"]["enforce_from"] == "2026-12-01"
+    assert policy.origins["waivers.max_days"].file == "team/p.yaml"
+    assert policy.origins["waivers.approvers"].file == "templates/policies/standard.yaml"
+    assert policy.origins["fixed_on"].line == 4
+    assert resolve("standard").validity_limits == {}
+
+
+def test_an_owner_and_a_day_are_of_one_file(folder):
+    write(folder, NEW, "base.yaml")
+    child = resolve(write(folder, "extends: base.yaml\n"))
+    assert (child.owner, child.fixed_on, child.data_sensitivity) == ("", None, "children")
+    assert (child.origins["owner"], child.resolved["fixed_on"]) == (None, None)
+    assert child.waivers.file == Path("org/w.yaml")  # relative to the file that says it
+
+
+def test_limits_of_checks_are_folded_into_those_above(folder):
+    write(folder, NEW, "base.yaml")
+    child = resolve(write(folder, "extends: base.yaml\nrules: {PG502: {limits: {shift: 0.02}}}\n"))
+    assert child.validity_limits == {"duplicates": 0.01, "shift": 0.02}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "data_sensitivity: ordinary",
+        "estimand: artefact",
+        "waivers: {max_days: 13}",
+        "fixed_on: 2026-08-31",
+        "rules: {PG203: {enforce_from: 2026-12-02}}",
+        "rules: {PG502: {limits: {duplicates: 0.02}}}",
+    ],
+)
+def test_the_digest_covers_the_new_keys(folder, change):
+    key = change.split(":")[0]
+    lines = [line for line in NEW.splitlines() if not (key != "rules" and line.startswith(f"{key}:"))]
+    base = "\n".join(lines[: lines.index("rules:")] if key == "rules" else lines) + "\n"
+    one, other = resolve(write(folder, NEW, "a.yaml")), resolve(write(folder, base + change + "\n", "b.yaml"))
+    assert one.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("fixed_on: 2026-13-40", "policy.yaml:3:11: error[value_error]: fixed_on: there is no day 2026-13-40"),
+        ("fixed_on: 30.8.2026", "policy.yaml:3:11: error[value_error]: fixed_on: '30.8.2026' is not a date"),
+        ("fixed_on: 20260830", "policy.yaml:3:11: error[value_error]: fixed_on: a date is written as YYYY-MM-DD"),
+        (
+            "rules: {PG101: {enforce_from: 2026-02-30}}",
+            "policy.yaml:3:31: error[value_error]: rules.PG101.enforce_from",
+        ),
+        ("rules: {PG502: {action: warn}}", "policy.yaml:3:25: error[literal_error]: rules.PG502.action"),
+        ("rules: {PG502: {enforce_from: 2026-12-01}}", "policy.yaml:3:31: error[none_required]: rules.PG502.enforce"),
+        ("data_sensitivity: secret", "policy.yaml:3:19: error[literal_error]: data_sensitivity"),
+        ("estimand: model", "policy.yaml:3:11: error[enum]: estimand"),
+        ("waivers: {max_days: 0}", "policy.yaml:3:21: error[greater_than]: waivers.max_days"),
+        ("waivers: {approvers: 1.5}", "policy.yaml:3:22: error[int_type]: waivers.approvers"),
+        (
+            "waivers: {never: [PG101, PG1O2]}",
+            "policy.yaml:3:26: error[unknown-rule]: waivers.never.1: there is no such rule (did you mean 'PG102'?)",
+        ),
+        ("waivers: {maxdays: 3}", "policy.yaml:3:11: error[extra_forbidden]: waivers.maxdays"),
+        ("rules: {PG202: {max: 0.01}}", "policy.yaml:3:22: error[int_"),
+    ],
+)
+def test_what_is_refused_of_the_new_keys(folder, text, expected):
+    assert any(found.startswith(expected) for found in findings(write(folder, f"extends: standard\n{text}\n")))
+
+
+FLOORED = """\
+extends: standard
+release_context: public-api
+data_sensitivity: special-category
+waivers: {max_days: 20, approvers: 2, never: [PG101]}
+valid_days: 60
+rules:
+  PG101: {floor: true, enforce_from: 2026-12-01}
+  PG301: {floor: true}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("release_context: internal", "policy.yaml:3:18: error[floor]: release_context:"),
+        ("data_sensitivity: ordinary", "policy.yaml:3:19: error[floor]: data_sensitivity:"),
+        ("waivers: {max_days: 21}", "policy.yaml:3:21: error[floor]: waivers.max_days:"),
+        ("waivers: {approvers: 1}", "policy.yaml:3:22: error[floor]: waivers.approvers:"),
+        ("waivers: {never: [PG102]}", "policy.yaml:3:18: error[floor]: waivers.never:"),
+        ("estimand: artefact-census", "policy.yaml:3:11: error[floor]: estimand:"),
+        ("valid_days: 61", "policy.yaml:3:13: error[floor]: valid_days:"),
+        ("rules: {PG101: {enforce_from: 2026-12-02}}", "policy.yaml:3:31: error[floor]: rules.PG101.enforce_from:"),
+        ("rules: {PG301: {warn_in: [internal, public-api]}}", "policy.yaml:3:26: error[floor]: rules.PG301.warn_in:"),
+        ("rules: {PG301: {cleared: [mine.Model]}}", "policy.yaml:3:26: error[floor]: rules.PG301.cleared:"),
+    ],
+)
+def test_a_floor_holds_the_new_keys(folder, text, place):
+    write(folder, FLOORED, "base.yaml")
+    found = findings(write(folder, f"extends: base.yaml\n{text}\n"))
+    assert len(found) == 1
+    assert found[0].startswith(place)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "release_context: open-weights",
+        "data_sensitivity: children",
+        "waivers: {max_days: 20, approvers: 3, never: [PG102, PG101]}",
+        "estimand: procedure",
+        "valid_days: 60",
+        "rules: {PG101: {enforce_from: 2026-11-30}}",
+        "rules: {PG101: {enforce_from: null}, PG301: {warn_in: []}}",
+    ],
+)
+def test_a_floor_allows_the_new_keys_to_be_tightened(folder, text):
+    write(folder, FLOORED, "base.yaml")
+    resolve(write(folder, f"extends: base.yaml\n{text}\n"))
+
+
+def test_the_release_context_is_held_by_the_floor_of_what_it_decides(folder):
+    write(folder, FLOORED.replace("  PG301: {floor: true}\n", ""), "base.yaml")
+    path = write(folder, "extends: base.yaml\nrelease_context: internal\n")
+    resolve(path)  # PG101 has a floor, and the context does not touch it
+    assert any(f.message.startswith("release_context") for f in looser(path))
+
+
+def test_notes_tell_what_limits_alone_do_not(folder):
+    day = datetime.date(2026, 8, 29)
+    said = notes(resolve(write(folder, NEW)), day)
+    assert said[0] == "the policy says that its limits are fixed on 2026-08-30, which is in the future"
+    assert said[1].startswith("for children data the profile strict is meant; PG101, PG102, PG103, PG104, PG201, PG202")
+    assert notes(resolve(write(folder, NEW)), datetime.date(2026, 8, 30)) == said[1:]
+    assert [notes(resolve(profile), day) for profile in PROFILES] == [[], [], []]
+    weights = resolve(write(folder, "extends: standard\nrelease_context: open-weights\n"))
+    assert notes(weights, day)[0].startswith("for the release context open-weights the profile strict is meant")
 
 
 if __name__ == "__main__":

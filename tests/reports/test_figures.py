@@ -102,5 +102,5 @@ def test_reports_and_rules_agree_on_the_unit_of_every_limit():
 
     with_limits = [rule for rule in CATALOG if "max" in rule.settings.model_fields]
     assert len(with_limits) >= 5
-    kinds = {"percent": "percent", "number": "decimal"}
+    kinds = {"percent": "percent", "number": "decimal", "persons": "count"}
     assert {rule.id: figures.unit(rule.metric) for rule in with_limits} == {r.id: kinds[r.unit] for r in with_limits}

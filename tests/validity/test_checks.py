@@ -12,8 +12,10 @@ from privacy_gate import metrics
 from privacy_gate.validity import CATALOG
 from privacy_gate.validity.bounds import Effect, clustered_variance
 from privacy_gate.validity.class_marginals import noncentrality
+from privacy_gate.validity.risk_calibration import binned, bounds
+from privacy_gate.validity.saturated_outputs import tied
 from privacy_gate.validity.shadow_fidelity import difference
-from tests.validity.worlds import circumstances, without_shadows
+from tests.validity.worlds import circumstances, policy, without_shadows
 
 CLEAN = circumstances(n=2000)
 
@@ -162,6 +164,194 @@ def test_saturation(share, status):
 )
 def test_declared_defences(declared, configured, status):
     assert run("undeclared_defence", replace(CLEAN, declared_defence=declared, defence=configured)).status == status
+
+
+class TestCoarseOutputs:
+    def coarse(self, step, shadows_too):
+        world = circumstances(n=500)
+        seen = world.observations
+
+        def rounded(values):
+            return np.round(values / step) * step
+
+        target = {"logit_confidence": rounded(seen.target["logit_confidence"])}
+        answers = seen.references["logit_confidence"]
+        references = {"logit_confidence": rounded(answers) if shadows_too else answers}
+        return replace(world, observations=replace(seen, target=target, references=references))
+
+    def test_a_target_coarser_than_its_shadows_was_rounded_on_the_way(self):
+        finding = run("saturated_outputs", self.coarse(0.05, shadows_too=False))
+        assert finding.status == "fail"
+        assert "defence" in finding.reason
+
+    def test_coarse_by_nature_is_no_fault(self):
+        assert run("saturated_outputs", self.coarse(0.05, shadows_too=True)).status == "pass"
+
+    def test_a_little_coarser_is_noticed(self):
+        assert run("saturated_outputs", self.coarse(0.002, shadows_too=False)).status == "warn"
+
+    def test_one_answer_for_most(self):
+        finding = run("saturated_outputs", self.coarse(100.0, shadows_too=True))
+        assert finding.status == "fail"
+        assert "one and the same answer" in finding.reason
+
+    def test_share_of_ties(self):
+        assert tied(np.array([1.0, 2.0, 2.0, 2.0])) == 0.5
+        assert tied(np.array([])) == 0.0
+
+
+class TestTwoSample:
+    def shifted(self, by, n=4000):
+        world = circumstances(n=n, shadows=0)
+        return replace(world, inputs=replace(world.inputs, scores=world.inputs.scores + by * world.inputs.member))
+
+    @pytest.mark.parametrize(("by", "status"), [(0.0, "pass"), (0.18, "warn"), (0.5, "fail"), (-0.5, "fail")])
+    def test_either_direction(self, by, status):
+        # AUC Phi(by / sqrt 2): .500, .551, .638 and .362
+        assert run("two_sample", self.shifted(by)).status == status
+
+    def test_the_limit_can_be_set(self):
+        assert run("two_sample", replace(self.shifted(0.5), limits={"two_sample": 0.3})).status == "pass"
+
+    def test_below_one_half_speaks_of_copies(self):
+        assert "copies" in run("two_sample", self.shifted(-0.5)).reason
+        assert "source" in run("two_sample", self.shifted(0.5)).reason
+
+    def test_too_few_to_hold_out(self):
+        world = circumstances(n=100, shadows=0)
+        none = replace(
+            world.inputs, scores=np.empty(0), member=np.empty(0, dtype=np.bool_), persons=np.empty(0, dtype=np.int64)
+        )
+        assert run("two_sample", replace(world, inputs=none)).status == "warn"
+        assert run("two_sample", replace(world, inputs=None)).status == "not_applicable"
+
+
+class TestNearDuplicates:
+    def found(self, near, expected, compared=1000):
+        inputs = replace(CLEAN.inputs, near=near, expected=expected, compared=compared)
+        return run("near_duplicates", replace(CLEAN, inputs=inputs))
+
+    @pytest.mark.parametrize(
+        ("near", "expected", "status"),
+        [
+            (0, 0.0, "pass"),
+            (20, 0.0, "pass"),
+            (50, 0.0, "warn"),
+            (100, 0.0, "fail"),
+            (900, 900.0, "pass"),
+            (900, 700.0, "fail"),
+            (500, 600.0, "pass"),
+        ],
+    )
+    def test_the_excess_counts(self, near, expected, status):
+        finding = self.found(near, expected)
+        assert finding.status == status
+        assert finding.value == pytest.approx(max(near - expected, 0) / 1000)
+
+    def test_few_only_warn(self):
+        assert self.found(3, 0.0, compared=20).status == "warn"
+
+    def test_not_looked_for(self):
+        assert self.found(None, 0.0).status == "not_applicable"
+        assert self.found(0, 0.0, compared=0).status == "not_applicable"
+
+
+class TestPower:
+    def test_names_the_rules_that_cannot_be_decided(self):
+        finding = run("power", replace(circumstances(n=1000), policy=policy("PG101", "PG104")))
+        assert (finding.status, finding.value) == ("warn", 0.5)
+        assert "PG104" in finding.reason
+        assert "PG101" not in finding.reason
+
+    def test_fires_when_nothing_can_be_decided(self):
+        assert run("power", circumstances(n=300, policy=policy("PG103", "PG104"))).status == "fail"
+
+    def test_either_decision_is_one(self):
+        # 60 records prove a perfect attack's accuracy above 0.6, and cannot prove that a guess stays below it;
+        # with 400 it is the other way round for a TPR at 1 %.
+        for rule, n, cannot, can in (
+            ("PG101", 60, "cannot pass", "cannot be proven"),
+            ("PG103", 400, "cannot be proven", "cannot pass"),
+        ):
+            finding = run("power", circumstances(n=n, policy=policy(rule)))
+            assert finding.status == "warn"
+            assert cannot in finding.reason
+            assert can not in finding.reason
+
+    def test_rules_that_only_warn_do_not_count(self):
+        only = policy("PG101", "PG104")
+        warns = replace(only.rules[1], settings=only.rules[1].settings.model_copy(update={"action": "warn"}))
+        world = replace(circumstances(n=1000), policy=replace(only, rules=(only.rules[0], warns)))
+        assert run("power", world).status == "pass"
+
+    def test_nothing_to_decide(self):
+        assert run("power", replace(CLEAN, policy=None)).status == "not_applicable"
+        assert run("power", replace(CLEAN, attacks=(), risk=None)).status == "not_applicable"
+        assert run("power", replace(CLEAN, policy=policy("PG501"))).status == "not_applicable"
+
+
+class TestRiskCalibration:
+    def off(self, by, n=4000, **knobs):
+        world = circumstances(n=n, shadows=0, **knobs)
+        return replace(world, risk=replace(world.risk, scores=np.clip(world.risk.scores + by, 0, 1)))
+
+    @pytest.mark.parametrize(
+        ("by", "status"), [(0.0, "pass"), (0.05, "pass"), (0.1, "warn"), (0.2, "fail"), (-0.2, "fail")]
+    )
+    def test_scores_that_are_off_by_so_much(self, by, status):
+        finding = run("risk_calibration", self.off(by))
+        assert finding.status == status
+        assert finding.value == pytest.approx(abs(by), abs=0.03)  # three standard errors of a bin of 500 a side
+
+    def test_chance_is_taken_off(self):
+        # The plain error of 60 records is about sqrt(10 * .25 / 120) = .14; without chance it is 0 on average.
+        squares = []
+        for seed in range(200):
+            world = circumstances(n=60, shadows=0, seed=seed)
+            squares.append(binned(world.risk.scores, world.audit.member, world.audit.persons).squared_error)
+        error = np.std(squares) / math.sqrt(len(squares))
+        assert abs(np.mean(squares)) < 3 * error
+        assert max(squares) > 0.01
+
+    def test_the_bounds_hold_at_their_rates(self):
+        # Off by exactly the limit: proven above it in at most 5 %, and within it in at most 5 %; 200 worlds, three
+        # standard errors of slack.
+        wrong = {"fail": 0, "pass": 0}
+        for seed in range(200):
+            world = self.off(0.1, n=800, seed=seed)
+            low, high = bounds(binned(world.risk.scores, world.audit.member, world.audit.persons), (0.05, 0.95), seed)
+            wrong["fail"] += low > 0.1
+            wrong["pass"] += high < 0.1
+        assert max(wrong.values()) <= 200 * (0.05 + 3 * math.sqrt(0.05 * 0.95 / 200))
+
+    def test_sums_by_hand(self):
+        scores = np.array([0.05, 0.05, 0.95, 0.91, 0.05, 0.95])
+        member = np.array([False, True, True, True, False, False])
+        bins = binned(scores, member, np.arange(6))
+        weight = 1 / 6  # three records on either side
+        assert bins.mass == pytest.approx([0.5, 0.5])
+        assert bins.gap == pytest.approx([weight * (0.05 - 0.95 + 0.05), weight * (-0.05 - 0.09 + 0.95)])
+        variance = 0.0
+        for values in ([0.0, -0.95, 0.0], [0.05, 0.05, 0.0]):  # members, then others, as they add to the first bin
+            centred = weight * (np.array(values) - np.mean(values))
+            variance += 3 / 2 * np.square(centred).sum()
+        assert bins.covariance[0, 0] == pytest.approx(variance)
+
+    def test_records_of_one_person_prove_less(self):
+        alone, together = (self.off(0.13, n=2000, records_per_person=m) for m in (1, 20))
+        # Every record of a person gets the person's first score: one record says as much as twenty.
+        first = np.arange(4000) // 20 * 20
+        together = replace(together, risk=replace(together.risk, scores=together.risk.scores[first]))
+        widths = []
+        for world in (alone, together):
+            low, high = bounds(binned(world.risk.scores, world.audit.member, world.audit.persons), (0.05, 0.95), 0)
+            widths.append(high - low)
+        assert widths[1] > 2 * widths[0]
+
+    def test_no_scores(self):
+        assert run("risk_calibration", replace(CLEAN, risk=None)).status == "not_applicable"
+        broken = replace(CLEAN.risk, scores=np.full(CLEAN.observations.n, np.nan))
+        assert run("risk_calibration", replace(CLEAN, risk=broken)).status == "warn"
 
 
 class TestOutModelPlacebo:

@@ -5,9 +5,47 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import logit
 
-from privacy_gate.datamodel import Audit, Observations, Scope, ShadowPlan, ThreatModel
+from privacy_gate import metrics
+from privacy_gate.datamodel import (
+    Audit,
+    HighRisk,
+    Observations,
+    Outputs,
+    RiskScores,
+    Scope,
+    ShadowPlan,
+    ThreatModel,
+)
+from privacy_gate.evaluate import evaluate
+from privacy_gate.inputs import look
+from privacy_gate.measure import View
+from privacy_gate.observe import from_shadows, observe
+from privacy_gate.policy import resolve, suite
 from privacy_gate.policy.examples import result
-from privacy_gate.validity import Circumstances
+from privacy_gate.validity import Circumstances, Inputs
+
+STANDARD = resolve("standard")
+
+
+def policy(*rules):
+    """The standard policy with these rules only."""
+    return replace(STANDARD, rules=tuple(STANDARD.rule(id) for id in rules))
+
+
+def risk_scores(member, persons, rng):
+    """Scores that are right: the posterior of a weak Gaussian leak."""
+    seen = rng.normal(size=len(member)) + 0.5 * member
+    scores = 1 / (1 + np.exp(-(0.5 * seen - 0.125)))
+    counts = [int((side & (scores >= 0.8)).sum()) for side in (member, ~member)]
+    sizes = [len(np.unique(persons[side])) for side in (member, ~member)]
+    numbers = (counts[0], sizes[0], counts[1], sizes[1])
+    high = HighRisk(0.8, counts[0], counts[1], metrics.share_excess(*numbers), metrics.precision(*numbers))
+    return RiskScores("calibrated", scores, (high,), {})
+
+
+def blind_inputs(member, persons, rng):
+    """What a classifier finds where there is nothing to find, and no near copies."""
+    return Inputs(rng.normal(size=len(member)), member, persons, near=0, expected=0.0, compared=5000, note="bits")
 
 
 def circumstances(
@@ -63,6 +101,7 @@ def circumstances(
         np.arange(shadows),
         round(inside.sum() / max(shadows, 1) / size),
     )
+    others = np.random.default_rng([seed, 1])  # a stream of its own: what is drawn above stays as it was
     clean = Circumstances(
         audit=audit,
         observations=observations,
@@ -81,6 +120,11 @@ def circumstances(
         seed=seed,
         alpha=0.05,
         limits={},
+        view=View(observations, None),
+        suite=("confidence",),
+        policy=policy("PG101", "PG102", "PG103", "PG201"),
+        risk=risk_scores(member, persons, others),
+        inputs=blind_inputs(member, persons, others),
     )
     return replace(clean, **changes)
 
@@ -89,4 +133,50 @@ def without_shadows(**changes):
     """Predictions judged alone: nothing but the target's outputs."""
     bare = circumstances(n=1000, shadows=0)
     attacks = (replace(result("confidence"), threat_model=ThreatModel.KNOWN_SUBSET, threshold=Scope.GLOBAL),)
-    return replace(bare, plan=None, attacks=attacks, **changes)
+    return replace(bare, plan=None, attacks=attacks, inputs=None, **changes)
+
+
+# --- the whole street -----------------------------------------------------------------------------------------------
+
+
+def findings(*, seed, n=1000, shadows=8, leak=0.0, shift=0.0, input_shift=0.0, policy=STANDARD, look_at_inputs=True):
+    """What all checks say of a simulated model with features, and the evidence: n members, n non-members.
+
+    leak         added to the true class's logit of training records
+    shift        members are easier by this, whoever was trained on them
+    input_shift  added to two of the ten columns of every member
+    """
+    rng = np.random.default_rng([41, seed])
+    records = 2 * n
+    member = np.arange(records) < n
+    labels = rng.integers(0, 2, records)
+    features = rng.normal(size=(records, 10))
+    features[member, :2] += input_shift
+    ease = rng.normal(1.5, 1.0, records) + shift * member
+    inside = np.argsort(rng.random((shadows, records)), axis=0) < shadows // 2
+
+    def answer(trained):
+        margin = ease + rng.normal(0.0, 1.0, records) + leak * trained
+        signed = np.where(labels == 1, margin, -margin)
+        return Outputs(np.stack((-signed / 2, signed / 2), axis=1), "logits")
+
+    audit = Audit(member, labels, np.arange(records), ("no", "yes"))
+    plan = ShadowPlan("balanced", inside, np.ones(records, dtype=np.bool_), np.arange(shadows), n)
+    target = answer(member)
+    attacks = suite("full" if shadows else "fast")
+    if shadows:
+        answers = from_shadows(target, tuple(answer(mask) for mask in inside), plan, labels)
+    else:
+        answers = from_shadows(target, (), replace(plan, member=inside[:0], seeds=np.arange(0)), labels)
+    inputs = look(features, labels, member, audit.persons, seed) if look_at_inputs else None
+    return evaluate(
+        observe(answers, audit, attacks, None),
+        audit,
+        attacks,
+        seed,
+        candidates=records,
+        plan=plan if shadows else None,
+        train_size=n,
+        policy=policy,
+        inputs=inputs,
+    ).evidence
