@@ -64,6 +64,10 @@ class Known:
         candidate: Candidate | None = self.found.get("candidate")
         return Model() if candidate is None else Model(candidate.name, candidate.version, candidate.digest)
 
+    def warn(self, text: str) -> None:
+        """One more warning for people."""
+        self.add(warnings=(*self.found.get("warnings", ()), text))
+
     def add(self, **found: Any) -> None:
         """More is known."""
         self.found.update(found)

@@ -38,10 +38,10 @@ from privacy_gate.features import take
 from privacy_gate.inputs import look
 from privacy_gate.manifest import DUPLICATES, Dataset
 from privacy_gate.observe import Answers, Observed, from_file, from_shadows, observe
-from privacy_gate.policy import Policy, judge
+from privacy_gate.policy import Policy, judge, notes
 from privacy_gate.policy.attempts import attempt_number
 from privacy_gate.registry import RESTRICTED_FOLDER, Registry, open_registry
-from privacy_gate.reports import clear, document, remove
+from privacy_gate.reports import clear, document
 from privacy_gate.reports.assemble import shadows as describe_shadows
 from privacy_gate.request import CheckRequest, Config
 from privacy_gate.sandbox import examine
@@ -90,10 +90,11 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
     watch = progress or Silent()
     began = time.time()
     clear(request.out)
-    remove(request.out / RESTRICTED_FOLDER / annex.FILE)
+    annex.clear(request.out / RESTRICTED_FOLDER)
     terms = settle(request)
     _require_folder(request.out)
     parts = known(request, terms.policy)
+    parts.add(warnings=tuple(notes(terms.policy, terms.today)))
     try:
         if request.observations is not None:
             evidence = _judge_predictions(request, terms, parts)
@@ -101,7 +102,8 @@ def check(request: CheckRequest, progress: Progress | None = None) -> Outcome:
             store = Store(store_path(request))
             with store.workdir() as work:
                 evidence = _judge_model(request, terms, store, work, parts, watch)
-        verdict = judge(spent(terms.policy, evidence.attempt), evidence, waivers=terms.waivers, model=parts.model)
+        policy = spent(terms.policy, evidence.attempt)
+        verdict = judge(policy, evidence, waivers=terms.waivers, model=parts.model, today=terms.today)
     except UsageError:
         raise
     except GateError as error:
@@ -189,7 +191,7 @@ def prepare(request: CheckRequest, work: Path, parts: Known, watch: Progress) ->
     target = replace(scored.outputs, values=scored.outputs.values[np.argsort(order)])
     parts.add(description=description)
     if dataset.twins:
-        parts.add(warnings=(f"{dataset.twins:,} records are identical to another one; copies count as one person",))
+        parts.warn(f"{dataset.twins:,} records are identical to another one; copies count as one person")
     classes = manifest.class_order(description.classes, config.data.classes, scored.outputs.values.shape[1])
     labels = manifest.encode(dataset.raw_labels, classes)
     audit = manifest.audit(dataset, labels, classes)
@@ -285,7 +287,7 @@ def _judge_model(
         defence=next(iter(_config(request).defence), ""),
         train_size=ready.dataset.train_size,
         model=ready.description,
-        policy=terms.policy,
+        policy=terms.in_effect,
         inputs=look(ready.dataset.features, audit.labels, audit.member, audit.persons, parts.seed),
     )
     evidence = replace(judged(evaluation, parts), attempt=number)
@@ -357,6 +359,8 @@ def _regression(
         logs=store_path(request) / "logs",
     )
     parts.add(regression=found)
+    if found.note:
+        parts.warn(f"baseline {found.reference}: {found.note}")
     return found
 
 
@@ -402,7 +406,9 @@ def _judge_predictions(request: CheckRequest, terms: Terms, parts: Known) -> Evi
     answers, audit, removed = from_file(request.observations)
     parts.add(audit=audit, removed=removed, uri=None)
     observed = observe(answers, audit, terms.attacks, None)
-    evaluation = evaluate(observed, audit, terms.attacks, parts.seed, candidates=len(audit.labels), policy=terms.policy)
+    evaluation = evaluate(
+        observed, audit, terms.attacks, parts.seed, candidates=len(audit.labels), policy=terms.in_effect
+    )
     return judged(evaluation, parts)
 
 

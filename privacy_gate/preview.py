@@ -95,7 +95,7 @@ def preview(request: CheckRequest, progress: Progress | None = None) -> Preview:
     """Resolve everything and train nothing. Errors as in `check`, but raised: there is no report."""
     watch = progress or Silent()
     terms = settle(request)
-    policy, attacks = terms.policy, terms.attacks
+    policy, attacks = terms.in_effect, terms.attacks
     store = Store(store_path(request))
     try:
         with store.workdir() as work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from privacy_gate.errors import UsageError
 from privacy_gate.policy import Policy, read_waivers, resolve, suite
 from privacy_gate.policy.waivers import Entry
 from privacy_gate.request import CheckRequest, Config
+from privacy_gate.validity import CATALOG as CHECKS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +30,7 @@ class Terms:
     waivers   of the waiver file; whether they have an effect is the policy's business
     baseline  the approved model or its report; None for none
     key       of the pseudonyms; None: neither a member list nor an annex can be written
+    today     UTC; one day for all of the run, even if it ends on the next
     """
 
     policy: Policy
@@ -36,11 +39,19 @@ class Terms:
     waivers: tuple[Entry, ...]
     baseline: str | None
     key: bytes | None
+    today: datetime.date
+
+    @property
+    def in_effect(self) -> Policy:
+        """The policy of today: rules that do not block yet warn."""
+        return self.policy.on(self.today)
 
 
 def settle(request: CheckRequest) -> Terms:
     """Everything by its name. Errors: UsageError, ConfigError (exit 2)."""
     policy = resolve(policy_source(request))
+    for check in policy.validity_limits:
+        CHECKS[check]
     chosen = (request.config.attacks if request.config else None) or suite(request.suite)
     # The annex is refused without a key before anything runs; a member list is a bonus of having one.
     key = key_from_environment() if request.records == "restricted" else pseudonym_key(os.environ)
@@ -51,6 +62,7 @@ def settle(request: CheckRequest) -> Terms:
         waivers=_waivers(request, policy),
         baseline=_baseline(request),
         key=key,
+        today=datetime.datetime.now(datetime.UTC).date(),
     )
 
 
@@ -87,7 +99,7 @@ def policy_source(request: CheckRequest) -> Path | str:
     if request.policy is not None:
         return request.policy
     if request.profile is None and request.config is not None and request.config.policy is not None:
-        return request.config_dir / request.config.policy
+        return shown(request.config_dir / request.config.policy)
     return request.profile or "standard"
 
 
@@ -99,6 +111,12 @@ def store_path(request: CheckRequest) -> Path:
         return request.config_dir / request.config.store
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(os.environ.get("PRIVACY_GATE_STORE") or Path(cache) / "privacy-gate")
+
+
+def shown(path: Path) -> Path:
+    """The path as a person in this folder would type it: reports quote it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def seed_of(request: CheckRequest) -> int:

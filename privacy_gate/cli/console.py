@@ -139,8 +139,6 @@ def show_verdict(report: Report, paths: dict[str, str]) -> None:
     if report.attempt is not None and report.attempt.number > 1:
         level = f"each bound is at level {report.attempt.alpha_pass:.3g}"
         say(Text(f"evaluation {report.attempt.number} of this model on other data or seeds: {level}", style="yellow"))
-    if report.baseline is not None:
-        say(Text(f"· against {clean(report.baseline.reference)}: {clean(report.baseline.note)}", style="dim"))
     for warning in report.warnings:
         say(Text(f"warning: {clean(warning)}", style="yellow"))
     if report.run.mlflow is not None and report.run.mlflow.warning:

@@ -372,6 +372,8 @@ class _Number:
         return text
 
     def _least(self, value: float) -> int:
+        if self._unit == "persons" and abs(value) >= 100:
+            return 0
         shown = 100 * value if self._unit == "percent" else float(value)
         return 2 if self._unit == "number" else 0 if round(shown, 9).is_integer() else 1
 
@@ -487,7 +489,7 @@ def _passed(
     crashes: Sequence[str],
     warnings: Sequence[str],
 ) -> str:
-    measured = [o for o in passed if o.high is not None and o.limit]
+    measured = [o for o in passed if o.high is not None and o.limit and o.high <= o.limit]
     if not passed:
         text = "No rule that blocks is violated"
     else:

@@ -35,10 +35,10 @@ def unit(metric: str) -> Unit:
 
 
 def count(value: float | None) -> str:
-    """12345 -> "12,345"; a fraction keeps one digit."""
+    """12345 -> "12,345"; a fraction below a hundred keeps one digit."""
     if value is None:
         return DASH
-    return signed(f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}")
+    return signed(f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:,.1f}")
 
 
 def few(value: float | None) -> str:

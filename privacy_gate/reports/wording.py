@@ -82,6 +82,30 @@ class Advice:
 
 
 _ADVICE = {
+    "accuracy_gap": Advice(
+        "How much more often the model is right on its training records than on others. It explains leaks; a model "
+        "without a gap can leak all the same.",
+        "Regularise, stop earlier, or train on more records.",
+    ),
+    "accuracy_difference": Advice(
+        "How much better the attacks do on this model than on the one that was approved.",
+        "Find out what changed since then: fewer records, more epochs, a larger model, another defence.",
+    ),
+    "slice": Advice(
+        "How often an attacker is right within one class, one group, or the records that are hardest to predict. "
+        "What is harmless on average can expose a minority.",
+        "Give the group more records or weight, regularise until its own gap closes, or train with differential "
+        "privacy.",
+    ),
+    "calibration": Advice(
+        "Whether a risk score of 80 % is right in four of five cases. Counts of people at high risk mean nothing "
+        "if it is not.",
+        "Provide more members and non-members; scores are learnt on one half of them and tested on the other.",
+    ),
+    "admissible": Advice(
+        "Whether the evidence can be trusted at all: members and non-members must differ in membership alone.",
+        "Draw members and non-members from the same source at random, without repeated records or people.",
+    ),
     "accuracy": Advice(
         "How often an attacker who is shown one person, from the training data or not with even odds, tells which. "
         "Guessing gives 50 %.",
@@ -135,6 +159,6 @@ def attempt(made: Attempt) -> str:
 def advice(metric: str) -> Advice:
     """The advice for a policy metric such as `attack.accuracy`; a general one for metrics of plug-ins."""
     words = metric.lower()
-    if words.startswith("risk."):
+    if words.startswith("risk.") and "calibration" not in words:
         return _ADVICE["risk"]
     return next((text for word, text in _ADVICE.items() if word and word in words), _ADVICE[""])

@@ -595,3 +595,76 @@ def test_persons_are_written_as_persons():
     verdict = judge(rules, evidence(attributable=0.1))
     assert verdict.headline.startswith("PG202 attributable high-risk persons 2,000 (at least 1,9")
     assert " exceeds 100: calibrated, score ≥ 0.8" in verdict.headline
+
+
+# --- what a careless edit would change ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Between:
+    """A measurement with the same bounds at every level."""
+
+    value: float
+    low: float
+    high: float
+
+    def lower(self, alpha):
+        return self.low
+
+    def upper(self, alpha):
+        return self.high
+
+
+@pytest.mark.parametrize(("members", "nonmembers"), [(0, 0), (-1, -1), (0, -1), (-1, 0)])
+def test_more_records_are_no_advice_to_those_who_have_them(members, nonmembers):
+    rules = policy({"PG101": {"max": 0.6}})
+    few = replace(evidence([replace(result("lira"), accuracy=Between(0.58, 0.5, 0.61))]), member_persons=10)
+    needed = outcome(judge(rules, few), "PG101").needed
+    assert set(needed) == {"members", "nonmembers"}
+    # Exactly as many as would decide are enough; one less on either side is not.
+    counts = {"member_persons": needed["members"] + members, "nonmember_persons": needed["nonmembers"] + nonmembers}
+    again = outcome(judge(rules, replace(few, **counts)), "PG101")
+    assert again.needed == ({} if (members, nonmembers) == (0, 0) else needed)
+
+
+def test_two_rules_that_hold_are_all_of_them():
+    headline = judge(policy({"PG101": {"max": 0.6}, "PG102": {"max": 0.9}}), evidence()).headline
+    assert headline.startswith("All 2 blocking rules hold; closest: PG101 ")
+    assert judge(policy({"PG101": {"max": 0.6}}), evidence()).headline.startswith("PG101 holds; closest: PG101 ")
+
+
+def test_a_regression_that_is_not_proven_is_not_the_closest():
+    rules, seen = regression(0.02, 0.01)
+    headline = judge(rules, seen).headline
+    assert headline.startswith("All 2 blocking rules hold; closest: PG101 ")
+
+
+def test_an_open_question_on_evidence_that_is_not_admissible_either_names_both():
+    rules = policy({"PG101": {"max": 0.6}})
+    headline = judge(rules, replace(evidence([UNCLEAR]), findings=PASS_ONLY)).headline
+    assert headline.startswith("Not decided: PG101 ")
+    assert headline.endswith("; the evidence is not admissible either: saturated_outputs: saturated_outputs is off")
+    assert "admissible" not in judge(rules, evidence([UNCLEAR])).headline
+
+
+def test_what_is_not_a_number_is_the_worst_of_all():
+    rules = policy({"PG101": {"max": 0.6}})
+    for odd in (Between(math.nan, 0.1, 0.2), Between(0.1, 0.1, math.nan)):
+        seen = evidence([replace(result("lira"), accuracy=odd), UNCLEAR])
+        rule = outcome(judge(rules, replace(seen, attacks=(seen.attacks[0], replace(UNCLEAR, id="rmia")))), "PG101")
+        assert (rule.status, rule.cell) == (RuleStatus.INCONCLUSIVE, "lira, reference, global")
+    unknown = replace(result("lira"), accuracy=Between(0.55, 0.5, math.inf))
+    assert "(between 50 % and unknown)" in outcome(judge(rules, evidence([unknown])), "PG101").reason
+
+
+def test_among_equal_proofs_the_largest_value_is_shown():
+    sure = [replace(result(id), accuracy=Between(value, 0.65, 0.9)) for id, value in (("lira", 0.7), ("rmia", 0.8))]
+    for order in (sure, sure[::-1]):
+        assert outcome(judge(policy({"PG101": {"max": 0.6}}), evidence(order)), "PG101").cell.startswith("rmia")
+
+
+def test_a_reason_has_nothing_to_add_where_nothing_withholds_a_pass():
+    rule = outcome(judge(policy({"PG101": {"max": 0.6}}), evidence([UNCLEAR], n=10**6)), "PG101")
+    assert rule.reason == "attack accuracy 59.7 % (between 58.1 % and 61.3 %) cannot be told from the limit 60 %"
+    withheld = judge(policy({"PG103": {"max": 0.05}}), evidence([result("confidence", tpr=(0.05, 0.01))]))
+    assert "; also, a pass needs a reference attack" in outcome(withheld, "PG103").reason

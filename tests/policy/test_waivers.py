@@ -485,3 +485,18 @@ def test_a_hidden_model_is_waived_as_a_whole(waiver):
 
 def test_waivers_of_no_file_change_nothing():
     assert run(RULES, evidence([LEAK]), ()).waivers == ()
+
+
+def test_a_waiver_may_end_on_the_day_it_is_granted(waiver):
+    (one,) = waiver({"created": "2026-09-15", "expires": "2026-09-15"})
+    assert standing(one, policy(RULES), TODAY) is None
+
+
+def test_a_waived_violation_does_not_lift_what_withholds_the_pass(waiver):
+    """Metric attacks alone name one in five: excused or not, nobody has looked with a reference attack."""
+    rules = {"PG101": {"max": 0.6}, "PG103": {"max": 0.05}}
+    seen = evidence([result("correctness"), result("confidence", tpr=(0.2, 0.1))])
+    verdict = run(rules, seen, waiver({"rule": "PG103", "until_value": 0.3}))
+    assert (verdict.exit_code, outcome(verdict, "PG103").status) == (1, RuleStatus.FAIL)
+    with_reference = evidence([result("correctness"), result("lira", tpr=(0.2, 0.1))])
+    assert run(rules, with_reference, waiver({"rule": "PG103", "until_value": 0.3})).exit_code == 0
