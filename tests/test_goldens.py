@@ -99,8 +99,9 @@ def test_the_published_risk_score_to_the_count(judged: Any) -> None:
     (shown,) = [r for r in report["risk"]["shown"] if r["estimator"] == "song2021"]
     counts = {row["score"]: (row["members"], row["nonmembers"]) for row in shown["high"]}
     for score, (members, nonmembers) in HIGH[name].items():
-        assert counts[score][0] == pytest.approx(members, abs=3)
-        assert counts[score][1] == pytest.approx(nonmembers, abs=3)
+        for found, published in zip(counts[score], (members, nonmembers), strict=True):
+            # One to nine people are not shown.
+            assert published < 10 + 3 if found is None else found == pytest.approx(published, abs=3)
 
 
 def test_verdicts_rest_on_the_calibrated_estimator(judged: Any) -> None:
