@@ -442,9 +442,24 @@ def regression(
         paired=True,
         members=common.members,
         nonmembers=common.nonmembers,
-        differences=differences,
+        differences=(*differences, *_unpaired_rest(found, outcomes, [name for name, _ in differences], notes)),
         note=_joined(notes),
     )
+
+
+def _unpaired_rest(
+    found: Anchor, outcomes: Sequence[AttackOutcome], paired: Sequence[str], notes: list[str]
+) -> list[tuple[str, Measurement]]:
+    """Attacks that need references, which the anchor's shadows would be: their stored figures, unpaired."""
+    rest = [o for o in outcomes if isinstance(o, AttackResult) and o.threat_model is ThreatModel.REFERENCE]
+    before = {} if found.report is None else stored_accuracies(found.report)
+    compared = [(name, unpaired(o.accuracy, before[name])) for o in rest if (name := _cell(o)) in before]
+    names = sorted({o.id for o in rest})
+    if names and compared:
+        notes.append(f"{', '.join(names)} need reference models: the stored figures are compared, unpaired")
+    elif names:
+        notes.append(f"{', '.join(names)} could not be compared: no report of the reference has them")
+    return [(name, difference) for name, difference in compared if name not in paired]
 
 
 class _CannotPair(Exception):
@@ -485,7 +500,8 @@ def _common(found: Anchor, subject: Subject, key: bytes | None, seed: int, notes
     if (listed.kind == "person") != (subject.people is not None):
         raise _CannotPair("the member list of the reference and this run do not both name persons")
     if not listed.complete:
-        notes.append("the reference's member list holds a part of its training set: some compared people may be in it")
+        # People who are in it and not on the list would count as strangers, and make the reference look safer.
+        raise _CannotPair("the member list of the reference holds a part of its training set only")
     known = {digest.tobytes() for digest in listed.digests}
     inside = np.array([identity in known for identity in identities(subject.dataset, subject.people, key)])
     audit = subject.audit

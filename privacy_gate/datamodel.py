@@ -368,6 +368,7 @@ class Finding:
     invalidates: Invalidates | None  # what it takes away when it fires
     value: float | None
     reason: str
+    informs: bool = False  # a warning takes nothing away, even where equivalence is asked for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -414,6 +415,7 @@ class Evidence:
     estimand: Estimand = Estimand.ARTEFACT
     description: Description | None = None  # None when predictions are judged alone
     regression: Regression | None = None
+    train_size: int | None = None  # records the model was trained on; None: the audited members
     attempt: int = 1  # which evaluation of this model on other data or seeds this is
 
 

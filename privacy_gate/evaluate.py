@@ -147,6 +147,7 @@ def evaluate(
         nonmember_persons=persons[1],
         seed=seed,
         estimand=estimand,
+        train_size=trained_on,
         description=model,
     )
     return Evaluation(

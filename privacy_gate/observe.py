@@ -31,6 +31,7 @@ class PoolPart:
     outputs: Outputs  # [n, K]
     labels: Ints  # [n]
     member: Bools  # [n]
+    persons: Ints | None = None  # [n]; None: every record a person of its own, in this part alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,11 +52,18 @@ class Answers:
     reference_signals: Floats | None = None
 
 
-def from_shadows(target: Outputs, shadows: Sequence[Outputs], plan: ShadowPlan, labels: Ints) -> Answers:
-    """Answers of trained or loaded shadows: every shadow is a reference model and a part of the pool."""
+def from_shadows(
+    target: Outputs, shadows: Sequence[Outputs], plan: ShadowPlan, labels: Ints, persons: Ints | None = None
+) -> Answers:
+    """Answers of trained or loaded shadows: every shadow is a reference model and a part of the pool.
+
+    labels [U], persons [U]; by default every record is a person of its own, the same one in all shadows.
+    """
     rows = np.flatnonzero(plan.pool)
+    people = rows if persons is None else persons[rows]
     parts = tuple(
-        PoolPart(replace(o, values=o.values[rows]), labels[rows], plan.member[s, rows]) for s, o in enumerate(shadows)
+        PoolPart(replace(o, values=o.values[rows]), labels[rows], plan.member[s, rows], people)
+        for s, o in enumerate(shadows)
     )
     member = plan.member[:, : len(target.values)] if len(shadows) else None
     return Answers(target, tuple(shadows), parts, member)
@@ -136,7 +144,7 @@ def _view(
             target={name: np.concatenate([part[name] for part in parts]) for name in sorted(names)},
             labels=pool_labels,
             known=np.concatenate([part.member for part in answers.pool]).astype(np.int8),
-            persons=np.arange(len(pool_labels), dtype=np.int64),
+            persons=_pooled_persons(answers.pool),
             classes=len(audit.classes),
         )
     references: dict[str, Floats] = {}
@@ -158,6 +166,14 @@ def _view(
         reference_member=answers.reference_member if references else None,
     )
     return View(seen, pool, adaptive)
+
+
+def _pooled_persons(parts: Sequence[PoolPart]) -> Ints:
+    """[n] dense persons over all parts: one person is the same in all of them, where persons are known."""
+    if any(part.persons is None for part in parts):
+        return np.arange(sum(len(part.labels) for part in parts), dtype=np.int64)
+    found = np.concatenate([part.persons for part in parts if part.persons is not None])
+    return np.asarray(np.unique(found, return_inverse=True)[1], dtype=np.int64)
 
 
 def _embedding(outputs: Outputs, step: float) -> Floats:

@@ -269,7 +269,9 @@ def _judge_model(
     outputs: tuple[Outputs, ...] = ()
     if ready.plan is not None:
         outputs = _shadow_outputs(request, ready, store, parts, watch)
-    answers = from_shadows(ready.target, outputs, ready.plan, ready.labels) if ready.plan else Answers(ready.target)
+    answers = Answers(ready.target)
+    if ready.plan is not None:
+        answers = from_shadows(ready.target, outputs, ready.plan, ready.labels, ready.dataset.persons)
     watch.stage(f"running {len(terms.attacks)} attacks")
     observed = observe(answers, ready.audit, terms.attacks, terms.defence)
     _note_accuracy(ready, outputs, observed, parts)

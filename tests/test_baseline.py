@@ -531,11 +531,23 @@ def test_the_model_itself_has_not_changed(world):
     assert "this very model" in found.note
 
 
-def test_a_list_of_a_part_of_the_members_is_said_to_be_one(world):
+def test_a_list_of_a_part_of_the_members_pairs_nobody(world):
+    """People of the training set who are not on the list would count as strangers to the reference."""
     approve(world, 1)
     found = find(world)
-    partial = replace(found, members=replace(found.members, complete=False))
-    assert "a part of its training set" in compared(world, partial).note
+    partial = compared(world, replace(found, members=replace(found.members, complete=False)))
+    assert not partial.paired
+    assert "a part of its training set" in partial.note
+
+
+def test_attacks_that_need_references_are_compared_by_their_stored_figures(world):
+    approve(world, 1)
+    found = find(world)
+    with_lira = compared(world, found, outcomes=(stored_outcome(0.9),))
+    assert with_lira.paired
+    in_report = "lira, reference, global" in baseline.stored_accuracies(found.report)
+    assert ("lira, reference, global" in dict(with_lira.differences)) == in_report
+    assert "lira" in with_lira.note
 
 
 def test_the_same_defence_stands_before_both(world):

@@ -5,8 +5,9 @@ alpha * 6 / (pi^2 k^2) for k >= 2, and the first the whole alpha: all looks toge
 alpha * (2 - 6 / pi^2) < 1.4 alpha, however many there are and whatever made somebody look again (a union bound).
 
 The promise is about evaluations that were recorded. One that is still under way is not: two that run at the same
-time count as if the other were not there, and are put in order afterwards. One that was not logged is not known; it
-leaves no evidence in the registry to release a model on, either.
+time count as if the other were not there, and are put in order afterwards. One that was not logged is not known:
+whoever may run the gate without logging can look in private and log the look that pleases. Where that matters, let a
+service that always logs be the only one whose verdicts count.
 """
 
 from __future__ import annotations

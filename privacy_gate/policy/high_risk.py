@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from privacy_gate.datamodel import Evidence, HighRisk, Measurement
+from privacy_gate.datamodel import Estimand, Evidence, HighRisk, Measurement
 from privacy_gate.policy.contract import Cell, Measured, RuleSettings, Share
 
 
@@ -79,6 +79,8 @@ def verified_cells(
     if evidence.risk is None:
         return Measured((), nothing="no risk scores were estimated")
     name = f"{evidence.risk.estimator}, score ≥ {settings.score:g}"
+    if evidence.estimand is Estimand.PROCEDURE:
+        name += ", this model"  # people are at risk from the model that is released, whatever the others do
 
     def cell(high: HighRisk) -> Cell:
         return Cell(

@@ -89,7 +89,10 @@ def _as_read_by(policy: Policy, findings: Sequence[Finding]) -> tuple[Finding, .
     """Where equivalence is asked for, a check that merely warns takes the pass."""
     if not policy.equivalence:
         return tuple(findings)
-    return tuple(replace(f, status="fail", invalidates=Invalidates.PASS) if f.status == "warn" else f for f in findings)
+    return tuple(
+        replace(f, status="fail", invalidates=Invalidates.PASS) if f.status == "warn" and not f.informs else f
+        for f in findings
+    )
 
 
 def _action(policy: Policy, id: str) -> str:
@@ -134,7 +137,8 @@ def _family(answers: Sequence[tuple[str, Measured | Decided]], alpha: float) -> 
     for id, answer in measured:
         if not answer.convicts:  # nothing can be wrongly failed by it, so it takes no part in the correction
             own = alpha / max(len(answer.cells), 1)
-            judged[id] = tuple(_Judged(cell, 1.0, cell.measurement.lower(own), False) for cell in answer.cells)
+            lows = [(cell, cell.measurement.lower(own)) for cell in answer.cells]
+            judged[id] = tuple(_Judged(cell, 1.0, low, low > cell.limit) for cell, low in lows)
     return _Family(each, judged)
 
 
@@ -266,7 +270,7 @@ class _Case:
             return _outcome(self.rule, self.in_force, status, f"nothing was measured: {answer.nothing}")
         alpha = bench.policy.alpha_pass
         holds = [self._holds(answer, j, alpha) for j in judged]
-        exceeded = [j for j in judged if j.exceeded and not _within(j.cell, alpha)]
+        exceeded = [j for j in judged if answer.convicts and j.exceeded and not _within(j.cell, alpha)]
         needed: Mapping[str, int] = {}
         if exceeded:
             worst = min(exceeded, key=lambda j: (j.p, -_finite(j.cell.measurement.value)))

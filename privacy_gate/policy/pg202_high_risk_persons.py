@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -25,6 +26,13 @@ class Settings(HighRiskSettings):
         return super().loosened(parent) + higher + self.stricter_scores(parent)
 
 
+def trained_on(evidence: Evidence) -> int:
+    """Persons the model was trained on: where only a part of them was audited, the rest is taken to be like it."""
+    if evidence.train_size is None or evidence.train_size <= evidence.members:
+        return evidence.member_persons
+    return math.ceil(evidence.member_persons * evidence.train_size / evidence.members)
+
+
 @rule(
     id="PG202",
     title="attributable high-risk persons",
@@ -36,4 +44,4 @@ class Settings(HighRiskSettings):
 )
 def high_risk_persons(settings: Settings, evidence: Evidence) -> Measured:
     """Number of member persons whose calibrated risk reaches `score`, in excess of the non-members' share."""
-    return verified_cells(settings, evidence, settings.max, lambda share: Times(share, evidence.member_persons))
+    return verified_cells(settings, evidence, settings.max, lambda share: Times(share, trained_on(evidence)))

@@ -64,7 +64,8 @@ def worst_slice(settings: Settings, evidence: Evidence) -> Measured | Decided:
     if not large:
         most = max((part for _, part in asked), key=_size)
         return Decided(
-            RuleStatus.NOT_APPLICABLE,
+            # Slices that the policy names must be judged; those that happen to be there need not.
+            RuleStatus.NOT_APPLICABLE if settings.by is None else RuleStatus.INCONCLUSIVE,
             f"no slice has {settings.fewest} persons on either side; the largest of {len(small)} is {_called(most)} "
             f"with {most.members} members and {most.nonmembers} non-members",
         )

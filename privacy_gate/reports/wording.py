@@ -51,7 +51,8 @@ STATUS = {
 ESTIMANDS = {
     Estimand.ARTEFACT: "this model; its members stand for all records that it might have been trained on",
     Estimand.CENSUS: "this model and exactly these members: all of them were scored, only non-members are a sample",
-    Estimand.PROCEDURE: "models that this training procedure makes: each shadow took the candidate's place in turn",
+    Estimand.PROCEDURE: "models that this training procedure makes: each shadow took the candidate's place in turn. "
+    "Risk scores and validity checks are about this model",
 }
 
 EFFECTS = {"block": "blocks", "warn": "warns", "off": "off"}

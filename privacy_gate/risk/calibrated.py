@@ -23,10 +23,12 @@ REPEATS = 5
 CHOICE_FOLDS = 5
 SIGNALS = "modified_entropy", "logit_confidence"  # that risk may be learnt from on shadows, the better first
 MOST_POOLED = 10_000  # shadow records that curves are learnt from; more would not make them better, only slower
+MOST_CHOOSING = 10_000  # persons of the known half on which curves are compared; the one chosen is fitted on all
 SHADOW_DRAWS = 12  # refits from some of the references
 PERSON_DRAWS = 12  # refits from persons drawn with replacement
 DEVIATE = 1.6449  # 5 % of a normal distribution lie above
 _POOL_STREAM, _INTERVAL_STREAM = 12, 13  # keep these draws apart from every other use of the run's seed
+_CHOICE_STREAM = 43
 
 Options = Callable[[Sample, Sequence[Bools]], Iterator[Option]]
 FAMILIES: tuple[Options, ...] = (histogram.options, dirichlet.options, spline_logit.options)
@@ -139,6 +141,7 @@ def _part(axes: Sequence[Axis], given: RiskInput, hidden: Bools) -> Part:
 
 def choose(axes: Sequence[Axis], given: RiskInput, known: Bools) -> tuple[Axis, Option]:
     """The axis and the way to read it that predict best on records `known` [R], cross-validated by person."""
+    known = _some(known, given)
     whole = _sample(axes[0].scores, given).take(known)
     if whole.one_sided:
         raise NotEvaluable("calibrated: records of one kind only", "members and non-members are both needed")
@@ -154,6 +157,15 @@ def choose(axes: Sequence[Axis], given: RiskInput, known: Bools) -> tuple[Axis, 
                 if option.loss < best[1].loss:
                     best = axis, option
     return best
+
+
+def _some(known: Bools, given: RiskInput) -> Bools:
+    """[R] the known records of at most MOST_CHOOSING persons: which curve is best shows on these as well."""
+    persons = np.unique(given.audit.persons[known])
+    if len(persons) <= MOST_CHOOSING:
+        return known
+    drawn = np.random.default_rng([_CHOICE_STREAM, given.seed]).choice(persons, MOST_CHOOSING, replace=False)
+    return np.asarray(known & np.isin(given.audit.persons, drawn))
 
 
 def _sample(scores: Floats, given: RiskInput) -> Sample:

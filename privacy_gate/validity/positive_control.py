@@ -63,4 +63,10 @@ def positive_control(c: Circumstances) -> Finding:
             f"{100 * POWER:g} % of all cases: the attack or the signals are broken, no pass can rest on them"
         )
         return Finding(name, "fail", takes, leak.share, reason)
-    return Finding(name, "pass", takes, leak.share, f"{told}, and {leak.rule} failed, as it must")
+    return Finding(
+        name,
+        "pass",
+        takes,
+        leak.share,
+        f"{told}, and {leak.rule} failed, as it must (this tests thresholds, bounds and policy)",
+    )
