@@ -31,6 +31,7 @@ from privacy_gate.datamodel import (
     Audit,
     Bools,
     Candidate,
+    Estimand,
     Ints,
     Measurement,
     Observations,
@@ -305,6 +306,7 @@ class Anchor:
     report     its own report; None if there is none to be trusted
     members    who was in its training set; None if unknown
     notes      what speaks against it, and what could not be had
+    approved   whether its own verdict was a pass
     """
 
     reference: str
@@ -313,6 +315,7 @@ class Anchor:
     report: Report | None = None
     members: MemberList | None = None
     notes: tuple[str, ...] = ()
+    approved: bool = True
 
 
 _PASSES = (VerdictStatus.PASS, VerdictStatus.PASS_WITH_WARNINGS, VerdictStatus.PASS_WITH_WAIVERS)
@@ -337,13 +340,14 @@ def _from_report(reference: str) -> Anchor:
             f"{reference}: {error.strerror or error}", "give the report.json that `check` wrote"
         ) from error
     subject = report.subject.resolved_uri or report.subject.uri or reference
-    return Anchor(subject, report.subject.digest, report=report, notes=_disapproved(report))
+    against = _disapproved(report)
+    return Anchor(subject, report.subject.digest, report=report, notes=against, approved=not against)
 
 
 def _from_registry(model: Candidate, stored: StoredEvidence | None) -> Anchor:
     if stored is None:
         none = f"the gate has no evidence about {model.resolved_uri}, so nobody knows whether it was approved"
-        return Anchor(model.resolved_uri, model.digest, model, notes=(none,))
+        return Anchor(model.resolved_uri, model.digest, model, notes=(none,), approved=False)
     notes = list(stored.warnings)
     report: Report | None = None
     if stored.report is not None:
@@ -355,7 +359,8 @@ def _from_registry(model: Candidate, stored: StoredEvidence | None) -> Anchor:
             if report.subject.digest != model.digest:
                 notes.append(f"the report of {model.resolved_uri} is about another model; it is not used")
                 report = None
-    notes += _disapproved(report) if report is not None else _unapproved(stored.verdict)
+    against = _disapproved(report) if report is not None else _unapproved(stored.verdict)
+    notes += against
     members: MemberList | None = None
     if stored.members is not None:
         try:
@@ -366,7 +371,7 @@ def _from_registry(model: Candidate, stored: StoredEvidence | None) -> Anchor:
             if members.model_sha256 != model.digest:
                 notes.append(f"the member list of {model.resolved_uri} is about another model; it is not used")
                 members = None
-    return Anchor(model.resolved_uri, model.digest, model, report, members, tuple(notes))
+    return Anchor(model.resolved_uri, model.digest, model, report, members, tuple(notes), not against)
 
 
 def _disapproved(report: Report) -> tuple[str, ...]:
@@ -412,6 +417,7 @@ def regression(
     defence: OutputDefence | None = None,
     declared_classes: Sequence[Any] | None = None,
     logs: Path | None = None,
+    estimand: Estimand = Estimand.ARTEFACT,
 ) -> Regression:
     """Differences in balanced accuracy, candidate less anchor, with the reasons for what could not be had.
 
@@ -422,11 +428,14 @@ def regression(
     Raises what breaks the gate itself (StorageFailed); an anchor that cannot be scored is compared by its report.
     """
     notes = list(found.notes)
+    if found.report is not None and found.report.estimand is not estimand:
+        notes.append(f"the stored figures of the reference are about its {found.report.estimand.value}: not compared")
+        found = replace(found, report=None)
     if found.digest is not None and found.digest == subject.candidate.digest:
         notes.append("the reference is this very model: nothing can have changed")
         names = dict.fromkeys(_cell(o) for o in outcomes if isinstance(o, AttackResult))
         same = tuple((name, Nothing()) for name in names)
-        return Regression(found.reference, found.digest, True, 0, 0, same, _joined(notes))
+        return Regression(found.reference, found.digest, True, 0, 0, same, _joined(notes), found.approved)
     try:
         common = _common(found, subject, key, seed, notes)
         answers = _answers(found, subject, common, work, declared_classes, logs)
@@ -444,6 +453,7 @@ def regression(
         nonmembers=common.nonmembers,
         differences=(*differences, *_unpaired_rest(found, outcomes, [name for name, _ in differences], notes)),
         note=_joined(notes),
+        approved=found.approved,
     )
 
 
@@ -631,4 +641,4 @@ def _from_reports(found: Anchor, outcomes: Sequence[AttackOutcome], notes: list[
         notes.append("the reference's stored report was compared, unpaired: on other people, with wider bounds")
         if not differences:
             notes.append("no attack ran in both evaluations: nothing was compared")
-    return Regression(found.reference, found.digest, False, 0, 0, tuple(differences), _joined(notes))
+    return Regression(found.reference, found.digest, False, 0, 0, tuple(differences), _joined(notes), found.approved)

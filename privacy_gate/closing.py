@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy_gate.baseline import MemberList, save
-from privacy_gate.datamodel import Candidate, Evidence, Verdict, VerdictStatus
+from privacy_gate.datamodel import Candidate, Evidence, RuleStatus, Verdict, VerdictStatus
 from privacy_gate.errors import ExitCode, GateError
 from privacy_gate.evaluate import Evaluation
 from privacy_gate.policy import Model, Policy
@@ -57,6 +57,8 @@ class Known:
     cached: int | None = None
     data_sha256: str = ""
     members: MemberList | None = None
+    annex: Path | None = None
+    earlier: int | None = None
 
     @property
     def model(self) -> Model:
@@ -126,15 +128,18 @@ def conclude(request: CheckRequest, policy: Policy, verdict: Verdict, parts: Kno
         jobs=request.jobs,
         cache=document.Cache(trained=parts.trained, cached=parts.cached),
         versions=_versions(),
+        earlier_evaluations=parts.earlier,
     )
     found = dict(parts.found)
     warnings = list(found.pop("warnings", ()))
+    if parts.registry is not None and not request.mlflow_log:
+        warnings.append("--no-mlflow-log: later evaluations of this model will not know that this one took place")
     if excused:
         warnings.append("--exit-zero: the policy is violated; the process ends with 0 because the caller asked for it")
     report = assemble(
         Parts(
             verdict=verdict,
-            valid_until=(now.date() + datetime.timedelta(days=policy.valid_days)).isoformat() if passed else None,
+            valid_until=_valid_until(policy, verdict, now.date()).isoformat() if passed else None,
             exit_zero=request.exit_zero,
             exit_code=exit_code,
             policy=parts.policy,
@@ -147,6 +152,8 @@ def conclude(request: CheckRequest, policy: Policy, verdict: Verdict, parts: Kno
         )
     )
     paths = write(report, request.out, request.formats)
+    if parts.annex is not None:
+        paths["restricted"] = parts.annex
     if parts.registry is not None and request.mlflow_log and "candidate" in found:
         with tempfile.TemporaryDirectory() as folder:
             kept = [] if parts.members is None else [save(parts.members, Path(folder) / MEMBERS)]
@@ -159,6 +166,18 @@ def conclude(request: CheckRequest, policy: Policy, verdict: Verdict, parts: Kno
             )
             report = _log(parts.registry, found["candidate"], recorded, report, request)
     return Outcome(report=report, exit_code=exit_code, paths=paths)
+
+
+def _valid_until(policy: Policy, verdict: Verdict, today: datetime.date) -> datetime.date:
+    """The policy's days, but no longer than the waivers that a pass rests on and the grace of rules that only warn."""
+    ends = [today + datetime.timedelta(days=policy.valid_days)]
+    ends += [datetime.date.fromisoformat(w.expires) for w in verdict.waivers if w.state == "active" and w.expires]
+    ends += [
+        datetime.date.fromisoformat(rule.enforce_from) - datetime.timedelta(days=1)
+        for rule in verdict.rules
+        if rule.enforce_from and rule.status not in (RuleStatus.PASS, RuleStatus.NOT_APPLICABLE)
+    ]
+    return min(ends)
 
 
 def _log(

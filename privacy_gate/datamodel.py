@@ -385,6 +385,7 @@ class Regression:
     nonmembers: int
     differences: tuple[tuple[str, Measurement], ...]  # name of the attack, threat model and scope -> difference
     note: str = ""
+    approved: bool = True  # whether the reference passed its own gate
 
 
 @dataclass(frozen=True, slots=True)

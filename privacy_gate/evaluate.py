@@ -26,7 +26,7 @@ from privacy_gate.datamodel import (
     RiskScores,
     ShadowPlan,
 )
-from privacy_gate.errors import GateError, NotEvaluable
+from privacy_gate.errors import GateError
 from privacy_gate.measure import measure
 from privacy_gate.observe import Observed
 from privacy_gate.policy import Policy
@@ -90,12 +90,6 @@ def evaluate(
     if estimand is Estimand.PROCEDURE:
         judged_outcomes = tuple(procedure([ATTACKS[name] for name in attacks], view, audit, seed, slices))
     trained_on = int(audit.member.sum()) if train_size is None else train_size
-    if estimand is Estimand.CENSUS and trained_on > int(audit.member.sum()) + duplicates:
-        raise NotEvaluable(
-            f"the policy asks for all members, but {int(audit.member.sum()):,} of {trained_on:,} training records "
-            "are audited",
-            "list all training records under data.members, or set `estimand: artefact` in the policy",
-        )
     warnings: list[str] = []
     notes: list[str] = []
     risks = tuple(_risks(observed, audit, outcomes, seed, warnings, notes))

@@ -40,6 +40,7 @@ from privacy_gate.manifest import DUPLICATES, Dataset
 from privacy_gate.observe import Answers, Observed, from_file, from_shadows, observe
 from privacy_gate.policy import Policy, judge, notes
 from privacy_gate.policy.attempts import attempt_number
+from privacy_gate.procedure import FEWEST_RUNS
 from privacy_gate.registry import RESTRICTED_FOLDER, Registry, open_registry
 from privacy_gate.reports import clear, document
 from privacy_gate.reports.assemble import shadows as describe_shadows
@@ -162,7 +163,7 @@ class Prepared:
     loaded: tuple[Outputs, ...] = ()
 
 
-def prepare(request: CheckRequest, work: Path, parts: Known, watch: Progress) -> Prepared:
+def prepare(request: CheckRequest, policy: Policy, work: Path, parts: Known, watch: Progress) -> Prepared:
     """Resolve, snapshot, read the records, score the target in a process of its own, plan the shadows."""
     config = _config(request)
     uri = request.model or config.model
@@ -196,6 +197,7 @@ def prepare(request: CheckRequest, work: Path, parts: Known, watch: Progress) ->
     labels = manifest.encode(dataset.raw_labels, classes)
     audit = manifest.audit(dataset, labels, classes)
     parts.add(audit=audit)
+    _require_estimand(policy, dataset, config.shadows.count)
     plan, task, loaded = _planned(
         request, config, candidate, description, dataset, labels, classes, scored.outputs.kind
     )
@@ -212,6 +214,23 @@ def prepare(request: CheckRequest, work: Path, parts: Known, watch: Progress) ->
         task=task,
         loaded=loaded,
     )
+
+
+def _require_estimand(policy: Policy, dataset: Dataset, shadows: int) -> None:
+    """What the policy asks about must be there before hours are spent."""
+    missing = dataset.train_size - dataset.members - dataset.removed.get(DUPLICATES, 0)
+    if policy.estimand is Estimand.CENSUS and missing > 0:
+        raise NotEvaluable(
+            f"the policy asks for a census, but {dataset.members:,} of {dataset.train_size:,} training records are "
+            "members here: not all members are audited",
+            "list all training records under data.members, or set `estimand: artefact` in the policy",
+        )
+    if policy.estimand is Estimand.PROCEDURE and shadows < FEWEST_RUNS:
+        raise NotEvaluable(
+            f"the policy asks about the training procedure, which takes {FEWEST_RUNS} retrained models; "
+            f"shadows.count is {shadows}",
+            f"set shadows.count to {FEWEST_RUNS} or more, or `estimand: artefact` in the policy",
+        )
 
 
 def _planned(
@@ -263,7 +282,7 @@ def _config(request: CheckRequest) -> Config:
 def _judge_model(
     request: CheckRequest, terms: Terms, store: Store, work: Path, parts: Known, watch: Progress
 ) -> Evidence:
-    ready = prepare(request, work, parts, watch)
+    ready = prepare(request, terms.policy, work, parts, watch)
     number = _attempt(ready, terms.policy, parts)
     approved = anchor(terms.baseline, ready.registry, work) if terms.baseline is not None else None
     outputs: tuple[Outputs, ...] = ()
@@ -295,7 +314,10 @@ def _judge_model(
     evidence = replace(judged(evaluation, parts), attempt=number)
     if request.records == "restricted" and terms.key is not None:
         rows = _rows(ready.dataset, audit, observed.views[0].seen, evidence)
-        annex.write(request.out / RESTRICTED_FOLDER, rows, terms.key)
+        if rows is None:
+            parts.warn("--records: no risk scores were estimated, so records.parquet was not written")
+        else:
+            parts.annex = annex.write(request.out / RESTRICTED_FOLDER, rows, terms.key)
     if terms.key is not None:
         parts.members = member_list(ready.dataset, ready.dataset.people, terms.key, ready.candidate.digest)
     if approved is None:
@@ -304,10 +326,10 @@ def _judge_model(
     return replace(evidence, regression=_regression(request, terms, ready, approved, evidence, work, parts))
 
 
-def _rows(dataset: Dataset, audit: Audit, seen: Observations, evidence: Evidence) -> annex.Rows:
-    """What the annex says of each record."""
+def _rows(dataset: Dataset, audit: Audit, seen: Observations, evidence: Evidence) -> annex.Rows | None:
+    """What the annex says of each record; None without risk scores."""
     if evidence.risk is None:
-        raise NotEvaluable("no risk scores were estimated: there is nothing to write into records.parquet")
+        return None
     # Of the training procedure the scores are another model's.
     own = evidence.attacks if evidence.estimand is not Estimand.PROCEDURE else ()
     scores = {o.id: o.scores for o in own if isinstance(o, AttackResult) and o.adaptive}
@@ -332,13 +354,14 @@ def _attempt(ready: Prepared, policy: Policy, parts: Known) -> int:
     parts.add(
         attempt=document.Attempt(
             number=number,
-            earlier=None if remembered.attempts is None else len(remembered.attempts),
+            recorded=remembered.attempts is not None,
             alpha_pass=levels.alpha_pass,
             alpha_fail=levels.alpha_fail,
             note="; ".join(remembered.warnings),
         )
     )
     parts.data_sha256 = ready.dataset.digest
+    parts.earlier = None if remembered.attempts is None else len(remembered.attempts)
     return number
 
 
@@ -359,6 +382,7 @@ def _regression(
         defence=terms.defence,
         declared_classes=declared,
         logs=store_path(request) / "logs",
+        estimand=evidence.estimand,
     )
     parts.add(regression=found)
     if found.note:
@@ -419,11 +443,12 @@ def _judge_predictions(request: CheckRequest, terms: Terms, parts: Known) -> Evi
 
 def train_shadows(request: CheckRequest, progress: Progress | None = None) -> tuple[int, int]:
     """Fill the store ahead of time; returns (trained now, already there). Errors as they come: no report is written."""
-    watch, parts = progress or Silent(), known(request, settle(request).policy)
+    policy = settle(request).policy
+    watch, parts = progress or Silent(), known(request, policy)
     store = Store(store_path(request))
     try:
         with store.workdir() as work:
-            ready = prepare(request, work, parts, watch)
+            ready = prepare(request, policy, work, parts, watch)
             _shadow_outputs(request, ready, store, parts, watch)
     finally:
         watch.close()

@@ -71,12 +71,15 @@ def check(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict only.")] = False,
 ) -> int:
     """Judge a model against a policy; the exit code is the verdict."""
+    from privacy_gate import annex
     from privacy_gate.build import build
     from privacy_gate.cli.console import ConsoleProgress, show_verdict
     from privacy_gate.pipeline import check as run_check
+    from privacy_gate.registry import RESTRICTED_FOLDER
     from privacy_gate.reports import CATALOG, clear
 
     clear(out)  # a misspelt option, too, must not leave an earlier pass behind
+    annex.clear(out / RESTRICTED_FOLDER)
     files, printed = _split(formats)
     request = build(
         model=model,

@@ -42,4 +42,8 @@ def regression(settings: Settings, evidence: Evidence) -> Measured | Decided:
     )
     note = "" if against.paired else "two stored reports were compared, not the same persons"
     # The ceilings of the other rules hold whatever is said here, so this rule blocks only what is proven to be worse.
-    return Measured(cells, nothing=against.note or "no attack ran on both models", note=note, burden="gate")
+    # Measured from what was never approved, every release could be a little worse than the last.
+    withheld = "" if against.approved else "the reference was never approved: name a model that passed"
+    return Measured(
+        cells, withheld=withheld, nothing=against.note or "no attack ran on both models", note=note, burden="gate"
+    )

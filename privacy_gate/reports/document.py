@@ -386,7 +386,7 @@ class Attempt(Part):
     """How often this model was evaluated on other data or seeds, and the levels that are left."""
 
     number: int
-    earlier: int | None = Field(description="earlier evaluations on record; null: nobody keeps them")
+    recorded: bool = Field(description="whether the registry remembers; if not, this counts as the first")
     alpha_pass: float
     alpha_fail: float
     note: str = ""
@@ -452,6 +452,7 @@ class Run(Part):
     jobs: int | None = None
     cache: Cache = Cache()
     versions: dict[str, str] = {}
+    earlier_evaluations: int | None = Field(None, description="of this model, on record; null: nobody keeps them")
     mlflow: MlflowLog | None = None
 
 

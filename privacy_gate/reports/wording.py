@@ -151,7 +151,7 @@ _ADVICE = {
 def attempt(made: Attempt) -> str:
     """How often the model was evaluated, and what that leaves."""
     levels = f"levels {made.alpha_pass:.3g} to pass, {made.alpha_fail:.3g} to fail"
-    if made.earlier is None:
+    if not made.recorded:
         return f"nobody keeps earlier evaluations of this model; {levels}" + (f"; {made.note}" if made.note else "")
     count = "first evaluation" if made.number == 1 else f"evaluation {made.number} on other data or seeds"
     return f"{count} of this model; {levels}" + (f"; {made.note}" if made.note else "")

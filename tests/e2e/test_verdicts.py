@@ -163,7 +163,7 @@ def test_a_defence_that_only_the_registry_knows_of_forbids_a_pass(
     # Limits that this model is within: without the finding it would pass.
     (team.folder / "loose.yaml").write_text(
         "apiVersion: privacy-gate/v1\nextends: internal\nrules:\n"
-        + "".join(f"  {rule}: {{max: 0.99}}\n" for rule in ("PG101", "PG102", "PG103", "PG104", "PG201", "PG203", "PG204"))
+        + "".join(f"  PG{n}: {{max: 0.99}}\n" for n in (101, 102, 103, 104, 201, 203, 204))
     )
     arguments = [plain, "--policy", "loose.yaml", "--store", store, "--no-mlflow-log"]
     tagged = here("check", *arguments)
@@ -234,7 +234,7 @@ def test_no_person_straddles_a_shadow(here: Here, team: Team, tmp_path: Path) ->
         request = build(config=config)
         work = tmp_path / name
         work.mkdir()
-        ready = prepare(request, work, known(request, settle(request).policy), Silent())
+        ready = prepare(request, settle(request).policy, work, known(request, settle(request).policy), Silent())
         assert ready.plan is not None
         plans[name] = ready.plan.member
         if name == "persons":

@@ -399,7 +399,7 @@ def failing() -> Report:
             shadows=_shadows(audit, 16, 0.999, 0.852),
             causes=_CAUSES,
             regression=_REGRESSION,
-            attempt=Attempt(number=2, earlier=1, alpha_pass=0.0076, alpha_fail=0.0076),
+            attempt=Attempt(number=2, recorded=True, alpha_pass=0.0076, alpha_fail=0.0076),
             warnings=("the model was logged without a signature",),
             seed=0,
             suite="full",
