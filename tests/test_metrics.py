@@ -1136,3 +1136,260 @@ def test_fewest_nonmembers_to_pass():
         found = metrics.tpr_at_fpr(rng.normal(size=len(member)), member, alone(len(member)), 0.01, seed)
         passed += found.upper(0.05) <= 0.05
     assert passed > 100  # twice the size that gives even odds
+
+
+# --- what a mutation run found untested -----------------------------------------------------------------------------
+
+
+def test_every_number_knows_its_range():
+    rates = metrics.Advantage(metrics.Proportion(0.6, 100), metrics.Proportion(0.5, 100))
+    assert rates.range == (-1.0, 1.0)
+    assert metrics.averaged([rates]).range == (-1.0, 1.0)
+    for found in (
+        metrics.BalancedAccuracy(rates),
+        metrics.ShareExcess(rates),
+        metrics.precision_of(rates, 0.5),
+        metrics.Auc(0.6, 0.05, 60, "delong"),
+        metrics.TprAtFpr(0.1, np.arange(10), 10, 10),
+    ):
+        assert found.range == (0.0, 1.0)
+
+
+def test_what_is_missing_is_named():
+    people, scores = alone(3), np.arange(3.0)
+    for member, said in ((np.zeros(3, dtype=bool), "no members"), (np.ones(3, dtype=bool), "no non-members")):
+        with pytest.raises(NotEvaluable, match=f"there are {said} "):
+            metrics.auc(scores, member, people)
+    with pytest.raises(NotEvaluable, match="there are no non-members "):
+        metrics.share_excess(1, 1, 0, 0)
+    with pytest.raises(NotEvaluable, match="there are no members "):
+        metrics.share_excess(0, 0, 1, 1)
+    assert metrics.share_excess(1, 1, 0, 1).value == 1.0  # one person on a side is few, not none
+
+
+@pytest.mark.parametrize("prior", [-0.5, 0.0, 1.0, 1.5])
+def test_a_prior_leaves_both_possible(prior):
+    with pytest.raises(ValueError, match="prior"):
+        metrics.precision(1, 4, 0, 4, prior=prior)
+
+
+def test_nothing_flagged_in_a_census_leaves_everything_possible():
+    nothing = metrics.Proportion(0.0, math.inf)
+    for rates in (metrics.Advantage(nothing, nothing), metrics.Advantage(nothing, metrics.Proportion(0.0, 100))):
+        found = metrics.precision_of(rates, 0.1)
+        assert (found.lower(0.05), found.upper(0.05)) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("fewest", "method"), [(30, "delong"), (29, "chernoff")])
+@pytest.mark.parametrize("few_members", [True, False])
+def test_a_normal_approximation_needs_thirty_persons_a_side(fewest, method, few_members):
+    n = fewest + 60
+    few = np.arange(n) < fewest
+    found = metrics.auc(np.arange(n) * 7.0 % 31, few if few_members else ~few, alone(n))
+    assert found.method == method
+
+
+def test_the_upper_chernoff_bound_mirrors_the_lower_one():
+    high = metrics.Auc(0.8, math.nan, 20, "chernoff").upper(0.05)
+    assert 0.8 < high < 1.0
+    divergence = 0.8 * math.log(0.8 / high) + 0.2 * math.log(0.2 / (1 - high))
+    assert 20 * divergence == pytest.approx(math.log(20))
+
+
+def test_the_rank_is_the_last_that_the_rate_allows():
+    hits = np.arange(1, 11)
+    for fpr, rank in ((0.05, 0), (0.1, 1), (0.29, 2), (0.3, 3), (0.9, 9), (1 - 1e-12, 9)):
+        found = metrics.TprAtFpr(fpr, hits, 10, 10)
+        assert (found.rank, found.realised, found.value) == (rank, rank / 10, (rank + 1) / 10)
+    # 0.29 * 100 is below 29 in floating point, and means 29.
+    assert metrics.TprAtFpr(0.29, np.arange(100), 100, 100).rank == 29
+
+
+def test_the_records_of_a_person_are_drawn_on_each_side_by_itself():
+    # 100 persons with a low and a high record on both sides; with one draw for both, as many would be high.
+    persons, member = np.tile(alone(100), 4), np.arange(400) < 200
+    scores = np.repeat([-1.0, 1.0, 0.0, 2.0], 100)
+    alike = 0
+    for seed in range(5):
+        hits = metrics.tpr_at_fpr(scores, member, persons, 0.1, seed).hits
+        high_members, high_others = hits[-1], np.sum(hits == 0)
+        assert 25 < high_members < 75
+        assert 25 < high_others < 75  # five standard deviations
+        alike += high_members == high_others
+    assert alike < 3  # each with a chance of 6 %
+
+
+def test_ties_in_a_census_are_shared_out():
+    scores = np.concatenate(([2.0, 1.0, 1.0, 0.0], np.ones(200)))
+    found = metrics.tpr_at_fpr(scores, np.arange(204) < 4, alone(204), 0.1, 0, census=True)
+    # One member above, two that tie: from one to three hits, by the share of each draw.
+    assert 1.0 <= found.hits.min() < 1.2
+    assert 2.8 < found.hits.max() <= 3.0
+    assert found.hits.mean() == pytest.approx(2.0, abs=4 * 2 / math.sqrt(12 * 200))
+
+
+def test_a_thin_curve_is_even_in_the_logarithm():
+    fpr = np.arange(100_001) / 100_000
+    few, _ = metrics.thin_roc(fpr, fpr, points=8)
+    # A grid point may be rounded to just below a point of the curve: one step of slack.
+    assert few == pytest.approx([0.0, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0], abs=1.01e-5)
+    same = metrics.thin_roc(fpr[:8], fpr[:8], points=8)[0]
+    assert np.array_equal(same, fpr[:8])
+
+
+class Steps:
+    """A measurement whose lower bound is `limit` up to a level, and higher from there on."""
+
+    value = 1.0
+
+    def __init__(self, limit: float, level: float) -> None:
+        self.limit, self.level = limit, level
+
+    def lower(self, alpha: float) -> float:
+        return self.limit if alpha <= self.level else self.limit + 1
+
+    def upper(self, alpha: float) -> float:
+        return 2.0
+
+
+def test_a_bound_at_the_limit_is_not_beyond_it():
+    assert metrics.p_value(Steps(0.5, 1.0), 0.5) == 1.0
+    assert metrics.p_value(Steps(0.5, 0.5), 0.5) == 1.0
+    assert metrics.p_value(Steps(0.5, 0.001), 0.5) == pytest.approx(0.001)
+    assert metrics.p_value(Steps(0.5, 1e-15), 0.5) == pytest.approx(1e-15)
+    assert metrics.p_value(Steps(0.5, 1e-16), 0.5) == metrics.SMALLEST_P == 1e-15
+
+
+def test_holm_rejects_at_the_level_itself():
+    assert metrics.holm([0.05], 0.05) == [True]
+    assert metrics.holm([0.025, 0.05], 0.05) == [True, True]
+
+
+def test_a_sample_has_at_least_one_record():
+    assert metrics.records_for_accuracy(0.6, 0.5, 0.5, 0.5) == 1
+    assert metrics.MOST_RECORDS == 10_000_000
+    # At 80 % power: (z + z)^2 / 8 = .7728 over the square of the gap.
+    assert metrics.records_for_accuracy(0.6, 0.6 + 0.00028, 0.05, 0.8) == pytest.approx(9_857_650, rel=1e-3)
+    assert metrics.records_for_accuracy(0.6, 0.6 + 0.00027, 0.05, 0.8) == metrics.MOST_RECORDS
+
+
+@pytest.mark.parametrize("n_members", [200, 1000])
+def test_one_nonmember_less_would_not_pass(n_members):
+    n = metrics.nonmembers_to_pass_tpr(0.01, 0.05, 0.05, n_members)
+
+    def high(n):
+        rank = next((k for k in range(1, n + 1) if stats.beta.ppf(0.025, k, n + 1 - k) >= 0.01), None)
+        hits = math.inf if rank is None else n_members * rank / (n + 1)
+        return 1.0 if rank is None else stats.beta.ppf(0.975, hits + 1, n_members - hits)
+
+    assert high(n) <= 0.05 < high(n - 1)
+
+
+def said(first, drawn, then):
+    """A statistic that says what it is told, call by call; -> it, and how often it was called."""
+    calls = []
+
+    def statistic(weights):
+        calls.append(weights)
+        number = len(calls) - 1
+        return first if number == 0 else drawn[(number - 1) % len(drawn)] if number <= 100 else then
+
+    return statistic, calls
+
+
+@pytest.mark.parametrize(
+    ("drawn", "behind"),
+    [((-1.0, 0.0, 0.0, 1.0), 0.5), ((-1.0, -1.0, 0.0, 1.0), 0.625), ((1.0, 2.0), 0.005), ((-1.0, -2.0), 0.995)],
+)
+def test_the_bias_counts_half_of_the_ties_and_is_never_infinite(drawn, behind):
+    statistic, _ = said(0.0, drawn, 0.0)
+    found = metrics.bootstrap(statistic, np.arange(40) < 20, alone(40), 0, replicates=100)
+    assert found.bias == pytest.approx(stats.norm.ppf(behind))
+    assert found.acceleration == 0.0  # leaving persons out changes nothing
+
+
+def test_at_most_a_hundred_groups_of_persons_are_left_out():
+    for people, groups in ((20, 20), (100, 100), (130, 100)):
+        statistic, calls = said(0.0, (-1.0, 1.0), 0.0)
+        metrics.bootstrap(statistic, np.arange(2 * people) < people, alone(2 * people), 0, replicates=100)
+        assert len(calls) == 1 + 100 + 2 * groups
+
+
+def test_the_acceleration_is_limited():
+    member = np.arange(40) < 20
+    for outlier, acceleration in ((0, 0.15), (20, -0.15)):
+        values = np.zeros(40)
+        values[outlier] = 1.0
+        # One of 20 is all there is: .855 / (6 * .95^1.5) = .154.
+        assert metrics.bootstrap(gap(values, member), member, alone(40), 0, 100).acceleration == acceleration
+
+
+def test_a_bootstrap_bound_stays_in_the_range_and_on_its_side():
+    draws = np.array([0.0] + [1.0] * 99)
+    found = metrics.Bootstrapped(0.9, draws, 0.0, 0.0, (-5.0, 5.0))
+    assert found.lower(0.05) == 0.9  # 1.0, which is on the wrong side
+    assert found.upper(0.05) == 1.0
+    assert metrics.Bootstrapped(0.9, draws, 0.0, 0.0, (0.0, 0.95)).upper(0.05) == 0.95
+
+
+def test_midranks_by_hand():
+    assert metrics.midranks(np.array([10.0, 20.0, 20.0, 5.0, 20.0])).tolist() == [2.0, 4.0, 4.0, 1.0, 4.0]
+
+
+def test_influences_on_the_tpr_by_hand():
+    # 100 non-members 1..100; 50 members, of which 10 are above 95, 20 above 90 and 35 above 80: one on each of these.
+    inside = [95.5] * 10 + [95.0] + [90.5] * 9 + [90.0] + [80.5] * 14 + [80.0] + [35.5] * 7 + [0.0] * 7
+    scores, member = np.array(inside + list(range(1, 101))), np.arange(150) < 50
+    found = metrics.tpr_influences(scores, member, 0.1)
+    slope = (0.7 - 0.2) / (0.2 - 0.05)
+    hits = scores > 90
+    assert found[member] == pytest.approx((hits[member] - 0.4) / 50)
+    assert found[~member] == pytest.approx(-slope * (hits[~member] - 0.1) / 100)
+    # Twice a rate above one half is every non-member but the last.
+    found = metrics.tpr_influences(scores, member, 0.6)
+    slope = (43 / 50 - 36 / 50) / (0.99 - 0.3)
+    assert found[~member] == pytest.approx(-slope * ((scores[~member] > 40) - 0.6) / 100)
+    # Where the rates fall on one tie the curve has no slope.
+    tied = np.where(member, scores, np.where(scores > 90, 95.0, 85.0))
+    assert metrics.tpr_influences(tied, member, 0.5)[~member].tolist() == [0.0] * 100
+
+
+def test_one_hit_is_more_than_none():
+    assert metrics.clopper_pearson_lower(1, 10, 0.05) == pytest.approx(1 - 0.95 ** (1 / 10))
+    assert metrics.clopper_pearson_upper(9, 10, 0.05) == pytest.approx(0.95 ** (1 / 10))
+    for counts in ((-1, 4, 0, 4), (0, 4, -1, 4), (0, 4, 5, 4)):
+        with pytest.raises(ValueError, match="hits"):
+            metrics.share_excess(*counts)
+
+
+def test_a_bootstrap_has_two_thousand_replicates_unless_told_otherwise():
+    assert len(metrics.bootstrap(lambda _: 0.3, np.arange(40) < 20, alone(40), 0).replicates) == 2000
+
+
+def test_equal_runs_have_no_error_at_all():
+    found = metrics.t_interval([0.1] * 3)  # their mean is not 0.1 in floating point
+    assert (found.value, found.error) == (0.1, 0.0)
+
+
+def test_what_was_measured_cannot_be_changed():
+    member = np.arange(40) < 20
+    hits = metrics.tpr_at_fpr(np.arange(40.0), member, alone(40), 0.1, 0).hits
+    replicates = metrics.bootstrap(gap(np.arange(40.0), member), member, alone(40), 0, 100).replicates
+    for array in (hits, replicates):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+def test_a_group_that_is_left_out_leaves_the_weight_of_its_side():
+    statistic, calls = said(0.0, (-1.0, 1.0), 0.0)
+    member = np.arange(60) < 25
+    metrics.bootstrap(statistic, member, alone(60), 0, replicates=100)
+    for weights in calls[101:]:
+        assert weights[member].sum() == pytest.approx(25)
+        assert weights[~member].sum() == pytest.approx(35)
+
+
+@pytest.mark.parametrize("zeros", [1, 50, 99])
+def test_any_spread_among_replicates_is_spread(zeros):
+    found = metrics.Bootstrapped(0.5, np.array([0.0] * zeros + [1.0] * (100 - zeros)), 0.0, 0.0, (-5.0, 5.0))
+    assert -1.0 < found.lower(0.3) <= 0.5 <= found.upper(0.3) < 2.0

@@ -24,8 +24,8 @@ from privacy_gate.datamodel import (
     Scope,
     ThreatModel,
 )
-from privacy_gate.policy import CATALOG, Decided, judge, resolve
-from privacy_gate.policy.contract import Policy, RuleInForce
+from privacy_gate.policy import CATALOG, Decided, Measured, judge, resolve
+from privacy_gate.policy.contract import Cell, Effort, Policy, RuleInForce
 from privacy_gate.policy.examples import FAMILIES, SOUND, Known, compared, described, evidence, result, sliced
 
 STANDARD = resolve("standard")
@@ -668,3 +668,109 @@ def test_a_reason_has_nothing_to_add_where_nothing_withholds_a_pass():
     assert rule.reason == "attack accuracy 59.7 % (between 58.1 % and 61.3 %) cannot be told from the limit 60 %"
     withheld = judge(policy({"PG103": {"max": 0.05}}), evidence([result("confidence", tpr=(0.05, 0.01))]))
     assert "; also, a pass needs a reference attack" in outcome(withheld, "PG103").reason
+
+
+JUDGE = sys.modules["privacy_gate.policy.judge"]  # the function of that name hides the module in the package
+
+
+@pytest.mark.parametrize(
+    ("unit", "value", "limit", "text"),
+    [
+        ("persons", 100.4, None, "100"),  # a hundred persons and more are written whole
+        ("persons", 99.6, None, "99.6"),
+        ("persons", -100.4, None, "-100"),
+        ("persons", 1234.6, None, "1,235"),
+        ("persons", 12.0, None, "12"),
+        ("persons", 100.4, 100.0, "100.4"),  # unless that would hide which side of the limit they are on
+        ("number", 150.44, None, "150.44"),
+        ("number", 0.5, None, "0.50"),
+        ("percent", 1.504, None, "150.4 %"),
+        ("percent", 0.57, None, "57 %"),  # 100 * 0.57 is not quite 57
+        ("number", 0.123451, 0.123452, "0.123451"),
+        ("number", 0.1234511, 0.1234512, "0.123451"),  # six digits are the most
+        ("number", 0.5, 0.5, "0.50"),
+        ("number", math.nan, 0.5, "not a number"),
+        ("number", math.inf, 0.5, "unknown"),
+    ],
+)
+def test_numbers_are_written_as_short_as_they_can_be(unit, value, limit, text):
+    assert JUDGE._Number(unit)(value, limit) == text
+
+
+def test_a_headline_is_about_the_first_of_several_rules():
+    two = policy({"PG101": {"max": 0.6}, "PG102": {"max": 0.65}})
+    leak = judge(two, evidence([result("lira", accuracy=0.7, auc=0.8)]))
+    assert leak.headline.startswith("PG101 attack accuracy 70 %")
+    assert leak.headline.endswith("; also PG102")
+    open_ = judge(two, evidence([result("lira", accuracy=0.6, auc=0.65)]))
+    assert open_.headline.startswith("Not decided: PG101 attack accuracy 60 %")
+    assert "also PG102" in open_.headline
+    broken = judge(policy({"PG101": {"max": 0.6}, "PG501": {"attacks": ["lira"]}}), evidence([crashed("lira")]))
+    first = outcome(broken, "PG101")
+    assert broken.headline == f"The evaluation failed: PG101 attack accuracy: {first.reason}; also PG501"
+    three = policy({"PG101": {"max": 0.6}, "PG102": {"max": 0.65}, "PG103": {"max": 0.05}})
+    all_of = judge(three, evidence([result("lira", accuracy=0.7, auc=0.8, tpr=(0.2, 0.1))]))
+    assert all_of.headline.endswith("; also PG102, PG103")
+
+
+def test_a_headline_leaves_out_what_is_only_a_remark():
+    rules = {"PG101": {"max": 0.6, "reason": "as agreed"}}
+    leak = judge(policy(rules), evidence([LEAK]))
+    assert leak.headline.endswith("exceeds 60 %: lira, reference, global")
+    assert outcome(leak, "PG101").reason.endswith("; as agreed")
+    held = judge(policy(rules), evidence([result("lira")]))
+    assert held.headline.endswith("is at most 50.7 %, the limit is 60 % (lira, reference, global)")
+
+
+def test_a_bound_of_nothing_is_the_farthest_from_its_limit():
+    none = replace(result("lira"), accuracy=Between(0.0, 0.0, 0.0), auc=Between(0.5, 0.5, 0.51))
+    headline = judge(policy({"PG101": {"max": 0.6}, "PG102": {"max": 0.65}}), evidence([none])).headline
+    assert "; closest: PG102 " in headline
+
+
+def test_how_far_a_bound_is_beyond_its_limit():
+    assert JUDGE._excess(Cell("", Between(0.5, 0.4, 0.75), 0.5), 0.05) == 0.25
+    assert JUDGE._excess(Cell("", Between(0.5, 0.4, 0.25), 0.5), 0.05) == -0.25
+
+
+def test_rules_that_do_not_convict_are_corrected_among_their_own_cells():
+    cells = (Cell("a", Known(0.5, 0.01), 0.48), Cell("b", Known(0.5, 0.01), 0.481))
+    family = JUDGE._family([("PG101", Measured(cells[:1])), ("PG204", Measured(cells, convicts=False))], 0.05)
+    assert family.alpha == 0.05
+    assert [j.low for j in family.judged["PG204"]] == [pytest.approx(0.5 - 0.01 * norm.isf(0.025))] * 2
+    assert [j.exceeded for j in family.judged["PG204"]] == [True, False]  # 0.4804
+
+
+def test_a_pass_that_is_withheld_says_how_the_numbers_stood():
+    rules = policy({"PG103": {"max": 0.05}})
+    held = outcome(judge(rules, evidence([result("confidence")])), "PG103")
+    assert held.reason.startswith("TPR at 1 % FPR is at most 1.3 %, but a pass needs a reference attack")
+
+
+def test_a_bound_at_its_limit_is_the_closest_there_is():
+    at = replace(result("lira"), accuracy=Between(0.5, 0.5, 0.6), auc=Between(0.5, 0.5, 0.51))
+    rules = policy({"PG102": {"max": 0.52}, "PG101": {"max": 0.6}})
+    assert "; closest: PG101 attack accuracy is at most 60 %" in judge(rules, evidence([at])).headline
+
+
+def test_a_value_at_its_limit_is_asked_how_many_would_pass():
+    rules = policy({"PG101": {"max": 0.6}, "PG103": {"max": 0.05}})
+    rule = outcome(judge(rules, evidence([result("lira", tpr=(0.05, 0.01))], n=10)), "PG103")
+    expected = CATALOG["PG103"].needed(rules.rule("PG103").settings, Effort(0.05, 0.05, 0.8, 10, 10))
+    assert rule.needed == expected != {}
+
+
+@pytest.mark.parametrize(
+    ("measurement", "status", "said"),
+    [
+        (Between(0.06, 0.05, 0.07), RuleStatus.PASS, "none above 0.05 is proven"),
+        (Between(0.06, math.nextafter(0.05, 1), 0.07), RuleStatus.INCONCLUSIVE, "it leaves the verdict open"),
+        (Between(math.nan, 0.01, 0.07), RuleStatus.INCONCLUSIVE, "cannot be told from the limit 0.05"),
+    ],
+)
+def test_a_rule_that_never_convicts_is_open_beyond_its_limit_alone(measurement, status, said):
+    seen = evidence()
+    seen = replace(seen, risk=replace(seen.risk, errors={"ece": measurement}))
+    rule = outcome(judge(policy({"PG101": {"max": 0.6}, "PG204": {"max": 0.05}}), seen), "PG204")
+    assert rule.status is status
+    assert said in rule.reason

@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass, replace
 
 import pytest
+from scipy.stats import norm
 
 from privacy_gate.datamodel import (
     AttackFailed,
+    AttackSkipped,
     Description,
     Finding,
     Invalidates,
@@ -15,7 +17,7 @@ from privacy_gate.datamodel import (
     SliceAccuracy,
     ThreatModel,
 )
-from privacy_gate.policy import CATALOG, Decided, Measured
+from privacy_gate.policy import CATALOG, Decided, Measured, cells
 from privacy_gate.policy.contract import Effort
 from privacy_gate.policy.examples import Known, compared, described, evidence, result, sliced
 from privacy_gate.policy.pg301_instance_based_model import estimators, instance_based
@@ -388,3 +390,170 @@ def test_what_is_not_a_number_is_no_pass_under_either_burden():
     empty = replace(compared(), differences=(("lira", Nothing()),))
     verdict = judge(policy({"PG401": {"max": 0.02}, "PG101": {"max": 0.6}}), evidence(regression=empty))
     assert outcome(verdict, "PG401").status is RuleStatus.INCONCLUSIVE
+
+
+# --- how many records decide, and which numbers are the same --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"), [({}, True), ({"value": 0.6}, False), ({"low": 0.3}, False), ({"high": 0.8}, False)]
+)
+def test_numbers_are_the_same_only_if_all_of_them_are(changed, same):
+    @dataclass(frozen=True)
+    class Between:
+        value: float = 0.5
+        low: float = 0.4
+        high: float = 0.7
+
+        def lower(self, alpha):
+            return self.low
+
+        def upper(self, alpha):
+            return self.high
+
+    assert cells.same_numbers(Between(), Between(**changed)) is same
+
+
+def test_what_kept_every_attack_from_being_measured_is_told_once():
+    crashed = AttackFailed("lira", "reference", ThreatModel.REFERENCE, "boom")
+    skipped = AttackSkipped("rmia", "reference", ThreatModel.REFERENCE, "no references")
+    told = cells.absences(evidence([result("entropy"), crashed, skipped, crashed]))
+    assert told == "lira crashed: boom; rmia was skipped: no references"
+    assert cells.absences(evidence([result("entropy")])) == "no attack ran that measures it"
+
+
+def test_nobody_is_advised_to_find_ten_million_persons():
+    assert cells.both(9_999_998.5) == {"members": 9_999_999, "nonmembers": 9_999_999}
+    assert cells.both(9_999_999.5) == {"members": 10_000_000, "nonmembers": 10_000_000}
+    assert cells.both(10_000_000) == {}
+
+
+def needed(id, assumed, max, alpha=0.05, power=0.8):
+    return CATALOG[id].needed(CATALOG[id].settings.model_validate({"max": max}), Effort(assumed, alpha, power, 10, 10))
+
+
+@pytest.mark.parametrize(("assumed", "max"), [(0.6, 0.65), (0.7, 0.65), (0.55, 0.6), (0.9, 0.85)])
+def test_records_for_an_auc_are_those_of_hanley_and_mcneil(assumed, max):
+    q1, q2 = assumed / (2 - assumed), 2 * assumed**2 / (1 + assumed)
+    z = norm.isf(0.05) + norm.ppf(0.8)
+    # With n a side: variance (A (1 - A) + (n - 1)(Q1 - A^2) + (n - 1)(Q2 - A^2)) / n^2; its leading term.
+    count = math.ceil((q1 + q2 - 2 * assumed**2) * (z / (max - assumed)) ** 2 + 1)
+    assert needed("PG102", assumed, max) == {"members": count, "nonmembers": count}
+
+
+def test_records_for_an_auc_of_chance():
+    assert needed("PG102", None, 0.65) == needed("PG102", 0.5, 0.65) != {}
+    assert needed("PG102", 0.65, 0.65) == {}
+    assert needed("PG102", 1.0, 0.65) == {"members": 1, "nonmembers": 1}  # a perfect ranking varies no more
+
+
+@pytest.mark.parametrize("max", [0.01, 0.02, 0.3])
+def test_persons_that_prove_no_excess_are_wilsons(max):
+    count = math.ceil(norm.isf(0.05) ** 2 * (1 - max) / max)
+    # Where nobody of n is hit, Wilson's upper bound is z^2 / (n + z^2).
+    z2 = norm.isf(0.05) ** 2
+    assert z2 / (count + z2) <= max < z2 / (count - 1 + z2)
+    for assumed in (None, 0.0):
+        assert needed("PG201", assumed, max) == {"members": count, "nonmembers": count}
+    assert needed("PG201", None, 0.0) == {}
+
+
+def test_persons_that_decide_an_excess_are_those_of_a_share():
+    for assumed, max in ((0.05, 0.02), (0.01, 0.02)):
+        count = math.ceil(assumed * (1 - assumed) * ((norm.isf(0.05) + norm.ppf(0.8)) / (max - assumed)) ** 2)
+        assert needed("PG201", assumed, max) == {"members": count, "nonmembers": count}
+    assert needed("PG201", 0.02, 0.02) == {}
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_the_fewest_records_in_all_are_looked_for_from_the_members_up(monkeypatch, there):
+    asked = []
+
+    def enough(fpr, limit, alpha, members):
+        asked.append(members)
+        return None if members < 4 else 64 // members
+
+    monkeypatch.setattr(cells.metrics, "nonmembers_to_pass_tpr", enough)
+    effort = Effort(None, 0.05, 0.8, there, 10)
+    settings = CATALOG["PG103"].settings.model_validate({"max": 0.05})
+    # 4 + 16, 8 + 8; from 16 members on, more of them are more than 16 in all.
+    assert cells.needed_for_tpr(settings, effort, 0.01) == {"members": 8, "nonmembers": 8}
+    assert asked == [1, 2, 4, 8]
+    monkeypatch.setattr(cells.metrics, "nonmembers_to_pass_tpr", lambda *_: None)
+    assert cells.needed_for_tpr(settings, effort, 0.01) == {}
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("small", "named"),
+    [
+        ("b", "class=b"),
+        ("bcd", "class=b, class=c, class=d"),
+        ("bcde", "class=b, class=c, class=d and 1 more"),
+        ("bcdefg", "class=b, class=c, class=d and 3 more"),
+    ],
+)
+def test_of_many_small_slices_three_are_named(small, named):
+    lira = sliced("lira", {"a": 0.5})
+    few = tuple(SliceAccuracy("class", name, 5, 5, Known(0.5)) for name in small)
+    found = examine("PG203", evidence([replace(lira, slices=(*lira.slices, *few))]))
+    assert found.note == f"not judged, with fewer than 100 persons on a side: {named}"
+
+
+def test_the_slices_that_are_asked_for_are_at_least_one():
+    with pytest.raises(ValueError, match="by"):
+        examine("PG203", evidence(), by=[])
+    with pytest.raises(ValueError, match="fewest"):
+        examine("PG203", evidence(), fewest=0)
+    assert isinstance(examine("PG203", evidence([sliced("lira", {"a": 0.5}, persons=1)]), fewest=1), Measured)
+    with pytest.raises(ValueError, match="attacks"):
+        examine("PG501", evidence(), attacks=[])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"class": FOREST, "params": {}}, "no part keeps training records (RandomForestClassifier)"),
+        (wrapped({"class": FOREST, "params": {}}), "no part keeps training records (CalibratedClassifierCV)"),
+        (wrapped({"class": "mine.Model", "params": {}}), "carries training records: mine.Model; after a look"),
+        (wrapped({"sha256": "ab"}), "carries training records: a part that does not tell its class; after a look"),
+        ({"sha256": "ab"}, "carries training records: a part that does not tell its class; after a look"),
+        ({}, "carries training records: no estimator was found; after a look"),
+        (wrapped({"class": KNN, "params": {}}), f"{KNN}: the model is made of training records"),
+    ],
+)
+def test_what_is_said_of_a_recipe(recipe, said):
+    assert said in examine("PG301", evidence(model=Description("sklearn", "classifier", (0, 1), recipe))).reason
+
+
+def test_why_there_is_no_gap_is_said():
+    broken = [AttackFailed("correctness", "correctness", ThreatModel.KNOWN_SUBSET, "boom"), result("lira")]
+    assert examine("PG302", evidence(broken)).nothing == "correctness crashed: boom"
+    other = [AttackFailed("lira", "reference", ThreatModel.REFERENCE, "boom")]
+    assert examine("PG302", evidence(other)).nothing == "the attack correctness did not run"
+
+
+def test_a_baseline_is_required_by_true_alone():
+    for given in ("yes", 1, "true"):
+        with pytest.raises(ValueError, match="required"):
+            examine("PG401", evidence(), required=given)
+
+
+@pytest.mark.parametrize(("kind", "verb"), [(AttackFailed, "crashed"), (AttackSkipped, "was skipped")])
+def test_of_several_threat_models_that_are_missing_the_first_is_named(kind, verb):
+    outcomes = [
+        result("entropy"),
+        kind("entropy", "metric", ThreatModel.SHADOW, "first"),
+        kind("entropy", "metric", ThreatModel.KNOWN_SUBSET, "second"),
+    ]
+    found = examine("PG501", evidence(outcomes), attacks=["entropy"])
+    assert found.reason == f"entropy (shadow) {verb}: first"
+
+
+@pytest.mark.parametrize("limit", ["0.1", math.inf, math.nan, -0.001])
+def test_a_limit_of_a_check_is_a_number_that_is_not_negative(limit):
+    with pytest.raises(ValueError, match="limits"):
+        examine("PG502", evidence(), limits={"duplicates": limit})
+    assert CATALOG["PG502"].settings.model_validate({"limits": {"duplicates": 0.0}}).limits == {"duplicates": 0.0}
