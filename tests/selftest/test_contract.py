@@ -16,7 +16,8 @@ def test_rates_are_held_against_the_binomial():
     assert promise.measured == 0.09
     assert promise.held
     limit = round(100 * promise.high)
-    assert binom.sf(limit, 100, 0.06) <= selftest.SURE < binom.sf(limit - 1, 100, 0.06)
+    worst = selftest.ALPHA + selftest.APPROXIMATION
+    assert binom.sf(limit, 100, worst) <= selftest.SURE < binom.sf(limit - 1, 100, worst)
     assert not selftest.rarely("x", "", "", [True] * (limit + 1) + [False] * (99 - limit)).held
     assert selftest.mostly("x", "", "", [True] * 95 + [False] * 5).held
     assert not selftest.mostly("x", "", "", [True] * 80 + [False] * 20).held
