@@ -28,6 +28,9 @@ def selftest(
         int | None,
         typer.Option(min=1, help="Processes; the results are the same. Default: one per core.", show_default=False),
     ] = None,
+    worlds: Annotated[
+        list[str] | None, typer.Option("--world", help="One world only: K-02; may be repeated.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Judge simulated worlds whose leakage is known, and compare the gate's errors with what it promises.
@@ -38,7 +41,7 @@ def selftest(
 
     # Each process works on a world of its own: more threads in each would only fight for the cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from privacy_gate.selftest import NIGHTLY, run
+    from privacy_gate.selftest import CATALOG, NIGHTLY, run
 
     out = console()
     promises: list[Promise] = []
@@ -46,8 +49,9 @@ def selftest(
     def begin(summary: str) -> None:
         out.print(f"· {summary}", style="dim", markup=False, soft_wrap=True)
 
+    chosen = [CATALOG[name].id for name in worlds] if worlds else None
     size = replicates or (NIGHTLY if nightly else None)
-    for promise in run(size, seed, begin, jobs or _cores()):
+    for promise in run(size, seed, begin, jobs or _cores(), chosen):
         promises.append(promise)
         if not as_json:
             typer.echo(line(promise))

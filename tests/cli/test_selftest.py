@@ -60,9 +60,12 @@ def test_sizes_that_say_nothing_are_refused(wrong):
     assert run(["selftest", *wrong]) == 2
 
 
-@pytest.mark.slow
 def test_as_a_program():
-    command = [sys.executable, "-m", "privacy_gate", "selftest", "--replicates", "10", "--json"]
+    """Two worlds; all of them are run, one by one, in tests/selftest."""
+    worlds = ["--world", "K-02", "--world", "K-03"]
+    command = [sys.executable, "-m", "privacy_gate", "selftest", "--replicates", "10", "--json", *worlds]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert json.loads(done.stdout)["held"]
+    said = json.loads(done.stdout)
+    assert said["held"]
+    assert {promise["id"].split(".")[0] for promise in said["promises"]} == {"K-2", "K-3"}
