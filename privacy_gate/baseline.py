@@ -19,7 +19,6 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from privacy_gate import thresholds
 from privacy_gate.annex import KEY_VARIABLE, key_from_environment
@@ -53,8 +52,9 @@ from privacy_gate.errors import (
 )
 from privacy_gate.features import read_npz, row_hashes, take
 from privacy_gate.manifest import Dataset, class_order, encode
-from privacy_gate.metrics import Proportion, averaged
+from privacy_gate.metrics import Proportion, averaged, normal_deviate
 from privacy_gate.observe import Answers, observe
+from privacy_gate.policy.cells import name_of
 from privacy_gate.registry import Registry, StoredEvidence
 from privacy_gate.reports.compare import stored_accuracies, unpaired
 from privacy_gate.reports.document import Report
@@ -255,21 +255,15 @@ class PairedDifference:
 
     def lower(self, alpha: float) -> float:
         """One-sided lower bound at confidence 1 - alpha."""
-        return self._bound(-_deviate(alpha))
+        return self._bound(-normal_deviate(alpha))
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at confidence 1 - alpha."""
-        return self._bound(_deviate(alpha))
+        return self._bound(normal_deviate(alpha))
 
     def _bound(self, deviate: float) -> float:
         distance = math.hypot(self.members.reach(deviate), self.nonmembers.reach(-deviate)) / 2.0
         return min(max(self.value + math.copysign(distance, deviate), -1.0), 1.0)
-
-
-def _deviate(alpha: float) -> float:
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
-    return -float(special.ndtri(alpha))
 
 
 def paired_difference(first: Bools, second: Bools, member: Bools, persons: Ints) -> PairedDifference:
@@ -433,7 +427,7 @@ def regression(
         found = replace(found, report=None)
     if found.digest is not None and found.digest == subject.candidate.digest:
         notes.append("the reference is this very model: nothing can have changed")
-        names = dict.fromkeys(_cell(o) for o in outcomes if isinstance(o, AttackResult))
+        names = dict.fromkeys(name_of(o, scope=True) for o in outcomes if isinstance(o, AttackResult))
         same = tuple((name, Nothing()) for name in names)
         return Regression(found.reference, found.digest, True, 0, 0, same, _joined(notes), found.approved)
     try:
@@ -463,7 +457,7 @@ def _unpaired_rest(
     """Attacks that need references, which the anchor's shadows would be: their stored figures, unpaired."""
     rest = [o for o in outcomes if isinstance(o, AttackResult) and o.threat_model is ThreatModel.REFERENCE]
     before = {} if found.report is None else stored_accuracies(found.report)
-    compared = [(name, unpaired(o.accuracy, before[name])) for o in rest if (name := _cell(o)) in before]
+    compared = [(name, unpaired(o.accuracy, before[name])) for o in rest if (name := name_of(o, scope=True)) in before]
     names = sorted({o.id for o in rest})
     if names and compared:
         notes.append(f"{', '.join(names)} need reference models: the stored figures are compared, unpaired")
@@ -616,16 +610,6 @@ def _decisions(attack: Attack, seen: Observations, audit: Audit, seed: int) -> d
     }
 
 
-def _cell(result: AttackResult) -> str:
-    """An attack as the rules and the report name it."""
-    parts = [result.id, result.threat_model.value]
-    if result.threshold is not None:
-        parts.append(result.threshold.value)
-    if not result.adaptive:
-        parts.append("non-adaptive")
-    return ", ".join(parts)
-
-
 def _from_reports(found: Anchor, outcomes: Sequence[AttackOutcome], notes: list[str]) -> Regression:
     """Unpaired: every attack that both evaluations ran. Without a report there is nothing to compare, and no pass."""
     differences: list[tuple[str, Measurement]] = []
@@ -636,7 +620,7 @@ def _from_reports(found: Anchor, outcomes: Sequence[AttackOutcome], notes: list[
         differences += [
             (name, unpaired(outcome.accuracy, before[name]))
             for outcome in outcomes
-            if isinstance(outcome, AttackResult) and (name := _cell(outcome)) in before
+            if isinstance(outcome, AttackResult) and (name := name_of(outcome, scope=True)) in before
         ]
         notes.append("the reference's stored report was compared, unpaired: on other people, with wider bounds")
         if not differences:

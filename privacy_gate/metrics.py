@@ -38,7 +38,7 @@ class Ranged(Measurement, Protocol):
         """The least and the largest possible value."""
 
 
-def _deviate(alpha: float) -> float:
+def normal_deviate(alpha: float) -> float:
     """Upper standard normal quantile of `alpha`; negative above one half."""
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
@@ -160,11 +160,11 @@ class Advantage:
 
     def lower(self, alpha: float) -> float:
         """One-sided lower bound at confidence 1 - alpha."""
-        return self._bound(-_deviate(alpha))
+        return self._bound(-normal_deviate(alpha))
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at confidence 1 - alpha."""
-        return self._bound(_deviate(alpha))
+        return self._bound(normal_deviate(alpha))
 
     def _bound(self, deviate: float) -> float:
         distance = math.hypot(
@@ -348,7 +348,7 @@ class Precision:
         return 1.0 if math.isnan(bound) else bound
 
     def _each(self, alpha: float) -> float:
-        _deviate(alpha)
+        normal_deviate(alpha)
         return alpha / max(1, (not self.members.known) + (not self.nonmembers.known))
 
     def _of(self, tpr: float, fpr: float) -> float:
@@ -436,7 +436,7 @@ class MeanOfRuns:
         return self._bound(alpha, 1.0)
 
     def _bound(self, alpha: float, side: float) -> float:
-        _deviate(alpha)
+        normal_deviate(alpha)
         low, high = self.range
         end = low if side < 0 else high
         if math.isnan(self.value):
@@ -535,16 +535,16 @@ class Bootstrapped:
 
     def lower(self, alpha: float) -> float:
         """One-sided lower bound at confidence 1 - alpha."""
-        return self._bound(-_deviate(alpha), self.range[0])
+        return self._bound(-normal_deviate(alpha), self.range[0])
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at confidence 1 - alpha."""
-        return self._bound(_deviate(alpha), self.range[1])
+        return self._bound(normal_deviate(alpha), self.range[1])
 
     def _bound(self, deviate: float, end: float) -> float:
         if self.replicates[0] == self.replicates[-1]:
             return end
-        resolved = _deviate(_RESOLVED / len(self.replicates))
+        resolved = normal_deviate(_RESOLVED / len(self.replicates))
         bound = self._quantile(_clip(deviate, -resolved, resolved))
         if abs(deviate) > resolved:
             median = self._quantile(0.0)
@@ -682,14 +682,14 @@ class Auc:
 
     def lower(self, alpha: float) -> float:
         """One-sided lower bound at confidence 1 - alpha."""
-        deviate = _deviate(alpha)
+        deviate = normal_deviate(alpha)
         if self.method == "chernoff":
             return _chernoff_lower(self.value, self.units, alpha)
         return self._logit_bound(-deviate)
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at confidence 1 - alpha."""
-        deviate = _deviate(alpha)
+        deviate = normal_deviate(alpha)
         if self.method == "chernoff":
             return 1.0 - _chernoff_lower(1.0 - self.value, self.units, alpha)
         return self._logit_bound(deviate)
@@ -846,7 +846,7 @@ class TprAtFpr:
         return 1.0 if rank is None else self._members(rank).exact_upper(each)
 
     def _each(self, alpha: float) -> float:
-        _deviate(alpha)
+        normal_deviate(alpha)
         return alpha if self.census else alpha / 2.0
 
     def _members(self, rank: int) -> Proportion:
@@ -989,7 +989,7 @@ def records_for_accuracy(limit: float, assumed: float, alpha: float, power: floa
     n = ((z_alpha + z_beta) / (limit - assumed))^2 / 8 at the worst-case variance; at most 10 million.
     """
     gap = abs(limit - assumed)
-    needed = 0.125 * (_deviate(alpha) + _deviate(1.0 - power)) ** 2
+    needed = 0.125 * (normal_deviate(alpha) + normal_deviate(1.0 - power)) ** 2
     return MOST_RECORDS if needed >= gap * gap * MOST_RECORDS else max(1, math.ceil(needed / (gap * gap)))
 
 

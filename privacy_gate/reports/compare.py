@@ -11,10 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scipy import special
-
 from privacy_gate.datamodel import Measurement, RuleStatus, VerdictStatus
-from privacy_gate.metrics import Proportion, Ranged
+from privacy_gate.metrics import Proportion, Ranged, normal_deviate
 from privacy_gate.reports.document import Attack, Interval, RecordSet, Report, Rule
 
 Direction = Literal["worse", "better", "noise", "same", "unknown"]
@@ -42,17 +40,17 @@ class Stored:
 
     def lower(self, alpha: float) -> float:
         """One-sided lower bound at confidence 1 - alpha."""
-        return self._at(self.low, -_deviate(alpha))
+        return self._at(self.low, -normal_deviate(alpha))
 
     def upper(self, alpha: float) -> float:
         """One-sided upper bound at confidence 1 - alpha."""
-        return self._at(self.high, _deviate(alpha))
+        return self._at(self.high, normal_deviate(alpha))
 
     def _at(self, bound: float, deviate: float) -> float:
         if bound == self.value:
             return bound
         # Wilson: (p - b)^2 = z^2 b (1 - b) / n, solved for n.
-        records = _deviate(self.alpha) ** 2 * bound * (1.0 - bound) / (self.value - bound) ** 2
+        records = normal_deviate(self.alpha) ** 2 * bound * (1.0 - bound) / (self.value - bound) ** 2
         if not records > 0.0:
             return 0.0 if deviate < 0 else 1.0
         return Proportion(self.value, records).wilson(deviate)
@@ -64,12 +62,6 @@ def stored(interval: Interval, alpha: float) -> Stored | None:
     if value is None or low is None or high is None or not 0.0 <= low <= value <= high <= 1.0:
         return None
     return Stored(value, low, high, alpha)
-
-
-def _deviate(alpha: float) -> float:
-    if not 0.0 < alpha < 1.0:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
-    return -float(special.ndtri(alpha))
 
 
 @dataclass(frozen=True, slots=True)
