@@ -40,7 +40,7 @@ from privacy_gate.datamodel import (
     ThreatModel,
     VerdictStatus,
 )
-from privacy_gate.defences import OutputDefence
+from privacy_gate.defences import NOTHING, Defences
 from privacy_gate.errors import (
     DataError,
     GateError,
@@ -408,7 +408,7 @@ def regression(
     *,
     work: Path,
     key: bytes | None,
-    defence: OutputDefence | None = None,
+    defences: Defences = NOTHING,
     declared_classes: Sequence[Any] | None = None,
     logs: Path | None = None,
     estimand: Estimand = Estimand.ARTEFACT,
@@ -433,7 +433,7 @@ def regression(
     try:
         common = _common(found, subject, key, seed, notes)
         answers = _answers(found, subject, common, work, declared_classes, logs)
-        differences = _paired(subject, answers, common, attacks, seed, defence, notes)
+        differences = _paired(subject, answers, common, attacks, seed, defences, notes)
         if not differences:
             raise _CannotPair("no attack of the suite runs on the answers of both models alone")
     except _CannotPair as error:
@@ -551,7 +551,7 @@ def _paired(
     common: _Common,
     attacks: Sequence[str],
     seed: int,
-    defence: OutputDefence | None,
+    defences: Defences,
     notes: list[str],
 ) -> tuple[tuple[str, Measurement], ...]:
     """Per attack and scope: thresholds of each model's own, fitted on the same half of the people as the other's."""
@@ -560,7 +560,7 @@ def _paired(
     able = [ATTACKS[name] for name in dict.fromkeys(attacks) if _alone(ATTACKS[name])]
     try:
         first, second = (
-            observe(Answers(outputs), audit, [attack.id for attack in able], defence).views[0].seen
+            observe(Answers(outputs), audit, [attack.id for attack in able], defences, seed).views[0].seen
             for outputs in (target, answers)
         )
     except (NotEvaluable, DataError, ModelOutputUnusable) as error:

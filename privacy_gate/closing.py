@@ -18,6 +18,7 @@ from typing import Any
 
 from privacy_gate.baseline import MemberList, save
 from privacy_gate.datamodel import Candidate, Evidence, RuleStatus, Verdict, VerdictStatus
+from privacy_gate.defences import NOTHING, Defences
 from privacy_gate.errors import ExitCode, GateError
 from privacy_gate.evaluate import Evaluation
 from privacy_gate.policy import Model, Policy
@@ -50,7 +51,6 @@ class Known:
     policy: document.Policy
     uri: str | None
     exit_zero: bool
-    defence: dict[str, Any]
     found: dict[str, Any] = field(default_factory=dict)
     registry: Registry | None = None
     trained: int | None = None
@@ -59,6 +59,7 @@ class Known:
     members: MemberList | None = None
     annex: Path | None = None
     earlier: int | None = None
+    defences: Defences = NOTHING
 
     @property
     def model(self) -> Model:
@@ -85,7 +86,6 @@ def known(request: CheckRequest, policy: Policy) -> Known:
         ),
         uri=request.model or (request.config.model if request.config else None),
         exit_zero=request.exit_zero,
-        defence=dict(request.config.defence) if request.config else {},
     )
 
 
@@ -145,7 +145,7 @@ def conclude(request: CheckRequest, policy: Policy, verdict: Verdict, parts: Kno
             policy=parts.policy,
             seed=parts.seed,
             suite=parts.suite,
-            defence=parts.defence,
+            defences=parts.defences,
             run=run,
             warnings=tuple(warnings),
             **{"uri": parts.uri, **found},

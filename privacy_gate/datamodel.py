@@ -6,7 +6,7 @@ U records that shadows may be trained on (the R audited ones, then the populatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -121,13 +121,14 @@ class Outputs:
 class Observations:
     """All that an attack sees. Membership is visible through `known` alone.
 
-    target            signal name -> [R], float64
+    target            signal name -> [R], or [R, d] for signals that are vectors
     labels            [R] class index
     known             [R] int8: 1 member, 0 non-member, -1 withheld
     persons           [R] dense index of the person
     classes           K
-    references        signal name -> [S, R] of the shadow models on the same records; empty without shadows
+    references        signal name -> [S, R] or [S, R, d] of the shadow models on the same records; empty without any
     reference_member  [S, R] whether record r was in the training set of shadow s; None without shadows
+    answered_by       [R] number of the model that answered: several stand behind a pool; None: one for all
     """
 
     target: Mapping[str, Floats]
@@ -137,10 +138,11 @@ class Observations:
     classes: int
     references: Mapping[str, Floats] = field(default_factory=dict)
     reference_member: Bools | None = None
+    answered_by: Ints | None = None
 
     def __post_init__(self) -> None:
         freeze(*self.target.values(), *self.references.values())
-        freeze(self.labels, self.known, self.persons, self.reference_member)
+        freeze(self.labels, self.known, self.persons, self.reference_member, self.answered_by)
 
     @property
     def n(self) -> int:
@@ -162,6 +164,23 @@ class Observations:
             classes=self.classes,
             references={name: values[:, rows] for name, values in self.references.items()},
             reference_member=None if self.reference_member is None else self.reference_member[:, rows],
+            answered_by=None if self.answered_by is None else self.answered_by[rows],
+        )
+
+    def behind(self, pool: Observations, names: Iterable[str]) -> Observations:
+        """The records of a pool, membership known, then these: what an attacker learns from, and what it judges.
+
+        Only the named signals, which both must have. Nobody is the same person in both, and references are left out.
+        """
+        answered = np.zeros(pool.n, dtype=np.int64) if pool.answered_by is None else pool.answered_by
+        own = np.full(self.n, int(answered.max(initial=-1)) + 1, dtype=np.int64)
+        return Observations(
+            target={name: np.concatenate([pool.target[name], self.target[name]]) for name in sorted(names)},
+            labels=np.concatenate([pool.labels, self.labels]),
+            known=np.concatenate([pool.known, self.known]),
+            persons=np.concatenate([pool.persons, self.persons + int(pool.persons.max(initial=-1)) + 1]),
+            classes=self.classes,
+            answered_by=np.concatenate([answered, own]),
         )
 
     def reveal(self, member: Bools, where: Bools) -> Observations:
@@ -271,6 +290,7 @@ class AttackResult:
     decisions: Bools  # [R] of the first repeat; never leaves the process
     slices: tuple[SliceAccuracy, ...] = ()
     precision: Mapping[float, Measurement] = field(default_factory=dict)  # prior -> precision of the decisions
+    answered: tuple[SliceAccuracy, ...] = ()  # among records that the target answered correctly, and the others
 
 
 @dataclass(frozen=True, slots=True)

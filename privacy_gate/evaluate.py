@@ -26,6 +26,7 @@ from privacy_gate.datamodel import (
     RiskScores,
     ShadowPlan,
 )
+from privacy_gate.defences import NOTHING, Declared, Defences
 from privacy_gate.errors import GateError
 from privacy_gate.measure import measure
 from privacy_gate.observe import Observed
@@ -75,8 +76,8 @@ def evaluate(
     plan: ShadowPlan | None = None,
     duplicates: int = 0,
     deterministic: bool = True,
-    declared_defence: str | None = None,
-    defence: str = "",
+    declared: Declared | None = None,
+    defences: Defences = NOTHING,
     train_size: int | None = None,
     model: Description | None = None,
     policy: Policy | None = None,
@@ -103,8 +104,10 @@ def evaluate(
         candidates=candidates,
         deterministic=deterministic,
         saturated=observed.saturated,
-        declared_defence=declared_defence,
-        defence=defence,
+        declared_defence=None if declared is None else declared.name,
+        defence=defences.name,
+        declared_digest="" if declared is None else declared.digest,
+        defence_digest=defences.digest,
         target_correct=observed.target_correct,
         shadow_correct=observed.shadow_correct,
         train_size=trained_on,

@@ -1,6 +1,7 @@
 """The data manifest made real: files in, one clean table out, with every removal counted.
 
-Rows are members, then non-members, then the population. Seen records are read only to keep them out.
+Rows are members, then non-members, then the population. Seen records are read only to keep them out; where the
+candidate's defence has records of its own, they are those, and come last.
 """
 
 from __future__ import annotations
@@ -64,12 +65,13 @@ class Table:
 class Dataset:
     """The records of one run.
 
-    features     [U, ...] members, non-members, population
+    features     [U, ...] members, non-members, population, reference
     raw_labels   [U] as in the files
     ids          [R] of the audited records: their id column, or "members:17" for row 17 of the members' file
     people       [R] the person column as text; None where there is none
     persons      [U] dense index; identical records are one person, and without a person column nothing else joins them
-    members, nonmembers, population   record counts; U is their sum, R the sum of the first two
+    members, nonmembers, population, reference   record counts; U is their sum, R the sum of the first two
+    reference    seen records that the defence was fitted to; 0 unless they were asked for
     train_size   records the target was trained on
     removed      why -> records left out
     """
@@ -90,6 +92,7 @@ class Dataset:
     people: NDArray[np.str_] | None = None
     removed: Mapping[str, int] = field(default_factory=dict)
     twins: int = 0  # records with an identical twin on their side; twins count as one person
+    reference: int = 0
 
     def __post_init__(self) -> None:
         freeze(self.persons)
@@ -106,10 +109,15 @@ class Dataset:
 
     def role_mask(self, role: Role) -> Bools:
         """[U] rows of one role."""
-        start = {Role.MEMBERS: 0, Role.NONMEMBERS: self.members, Role.POPULATION: self.audited}[role]
-        count = {Role.MEMBERS: self.members, Role.NONMEMBERS: self.nonmembers, Role.POPULATION: self.population}[role]
+        counts = {
+            Role.MEMBERS: self.members,
+            Role.NONMEMBERS: self.nonmembers,
+            Role.POPULATION: self.population,
+            Role.SEEN: self.reference,
+        }
+        start = sum(list(counts.values())[: list(counts).index(role)])
         mask = np.zeros(len(self.raw_labels), dtype=np.bool_)
-        mask[start : start + count] = True
+        mask[start : start + counts[role]] = True
         return mask
 
 
@@ -328,8 +336,8 @@ def _clean(tables: dict[Role, Table]) -> tuple[dict[Role, Table], dict[str, int]
     return tables, removed, candidates
 
 
-def load(manifest: DataManifest, base: Path, fetch: Fetch) -> Dataset:
-    """Read, check and clean the sets a manifest names.
+def load(manifest: DataManifest, base: Path, fetch: Fetch, *, reference: bool = False) -> Dataset:
+    """Read, check and clean the sets a manifest names; `reference` keeps the seen records, as the defence's own.
 
     Errors: DataError (exit 2) for files, columns and values; NotEvaluable (exit 4) when a side is left empty.
     """
@@ -356,7 +364,9 @@ def load(manifest: DataManifest, base: Path, fetch: Fetch) -> Dataset:
                 f"no {role} are left after removing {', '.join(f'{n} {why}' for why, n in removed.items() if n)}",
                 "the two sets must be different records of different persons",
             )
-    kept = [tables[role] for role in (Role.MEMBERS, Role.NONMEMBERS, Role.POPULATION) if role in tables]
+    roles = [Role.MEMBERS, Role.NONMEMBERS, Role.POPULATION, *([Role.SEEN] if reference else [])]
+    kept = [tables[role] for role in roles if role in tables]
+    count = {role: len(tables[role]) if role in tables and role in roles else 0 for role in Role}
     features = concat([table.features for table in kept])
     raw_labels = np.concatenate([table.labels for table in kept])
     given = None
@@ -375,7 +385,7 @@ def load(manifest: DataManifest, base: Path, fetch: Fetch) -> Dataset:
         },
         members=len(kept[0]),
         nonmembers=len(kept[1]),
-        population=len(kept[2]) if len(kept) > 2 else 0,
+        population=count[Role.POPULATION],
         seen=seen,
         train_size=train_size,
         candidates=candidates,
@@ -384,6 +394,7 @@ def load(manifest: DataManifest, base: Path, fetch: Fetch) -> Dataset:
         people=None if given is None else given[:audited].astype(np.str_),
         removed={why: count for why, count in removed.items() if count},
         twins=twins,
+        reference=count[Role.SEEN],
     )
 
 

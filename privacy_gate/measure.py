@@ -7,7 +7,7 @@ or fitted on one half of the persons and used on the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -43,11 +43,13 @@ class View:
     seen      the target on R records, membership withheld
     pool      shadows in the target's place, membership known; None without shadows
     adaptive  shadows answered through the same defence as the target
+    absent    signal -> why this candidate does not give it
     """
 
     seen: Observations
     pool: Observations | None
     adaptive: bool = True
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +59,8 @@ class _Key:
     audit: Audit
     slices: Sequence[Slice]
     parts: metrics.Parts
+    answered: Sequence[Slice]
+    answered_parts: metrics.Parts
     census: bool
 
 
@@ -68,7 +72,8 @@ def measure(
     The same decisions are counted once more within each of `slices`. `census`: every record that the target was
     trained on is among the members, so that they are no sample. Raises NotEvaluable for a slice of one kind only.
     """
-    key = _Key(audit, slices, metrics.parts([part.rows for part in slices], audit.member, audit.persons), census)
+    answered = _answered(view.seen, audit)
+    key = _Key(audit, slices, _parts(slices, audit), answered, _parts(answered, audit), census)
     models = attack.threat_models if attack.thresholded else attack.threat_models[:1]
     if not view.adaptive:
         # The known-subset attacker has no shadows: there is nothing in it that could be non-adaptive.
@@ -89,12 +94,36 @@ def measure(
     return outcomes
 
 
+def _parts(slices: Sequence[Slice], audit: Audit) -> metrics.Parts:
+    return metrics.parts([part.rows for part in slices], audit.member, audit.persons)
+
+
+def _answered(seen: Observations, audit: Audit) -> list[Slice]:
+    """The records that the target answered correctly, and the others: what is left beyond the gap between the two.
+
+    Chosen by the target's own answers, so shown and never judged.
+    """
+    correct = seen.target.get("correctness")
+    if correct is None:
+        return []
+    found = []
+    for value, rows in (("correct", correct > 0), ("incorrect", correct <= 0)):
+        members, others = (len(np.unique(audit.persons[rows & side])) for side in (audit.member, ~audit.member))
+        if members and others:
+            found.append(Slice("answer", value, rows, members, others))
+    return found
+
+
 def _missing(attack: Attack, model: ThreatModel, view: View) -> str:
     absent = sorted(attack.requires - set(view.seen.target))
     if absent:
-        return f"needs the signal {', '.join(absent)}, which this candidate does not give"
-    if model is ThreatModel.SHADOW and attack.thresholded and view.pool is None:
-        return "needs shadow models to take its threshold from; there are none"
+        why = next((f": {view.absent[name]}" for name in absent if name in view.absent), "")
+        return f"needs the signal {', '.join(absent)}, which this candidate does not give{why}"
+    if model is ThreatModel.SHADOW and attack.thresholded:
+        if view.pool is None:
+            return "needs shadow models to take its threshold from; there are none"
+        if absent := sorted(attack.requires - set(view.pool.target)):
+            return f"needs the signal {', '.join(absent)} of the shadow models, which were not asked for it"
     if attack.min_in or attack.min_out:
         member = view.seen.reference_member
         if member is None:
@@ -115,10 +144,10 @@ def _decide(attack: Attack, model: ThreatModel, view: View, key: _Key, seed: int
         scores = _score(attack, withheld, seed)
         return [_result(attack, model, None, view.adaptive, [scores > 0], scores, key, {}, None)]
     if model is ThreatModel.SHADOW and view.pool is not None:
-        scores = _score(attack, withheld, seed)
-        decide = _carried_over(attack, view.pool, scores, audit, seed)
+        pooled, scores = _with_pool(attack, view.pool, withheld, seed)
+        decide = _carried_over(view.pool, pooled, scores, audit)
     else:
-        halves = thresholds.person_folds(audit.member, audit.persons, seed, repeats=REPEATS)
+        halves = thresholds.person_folds(audit.member, audit.persons, seed, repeats=min(attack.repeats, REPEATS))
         once = None if attack.reads_known else _score(attack, withheld, seed)
         rounds = [[_fold(attack, view.seen, audit, fold, once, seed) for fold in folds] for folds in halves]
         scores = _joined(rounds[0])
@@ -148,8 +177,16 @@ def _score(attack: Attack, observations: Observations, seed: int) -> Floats:
 Decide = Callable[[Scope], Sequence[Bools]]
 
 
-def _carried_over(attack: Attack, pool: Observations, scores: Floats, audit: Audit, seed: int) -> Decide:
-    pooled, member = _score(attack, pool, seed), pool.known == 1
+def _with_pool(attack: Attack, pool: Observations, withheld: Observations, seed: int) -> tuple[Floats, Floats]:
+    """Scores of the pool's records and of the target's. An attack that learns, learns from the pool."""
+    if not attack.reads_known:
+        return _score(attack, pool, seed), _score(attack, withheld, seed)
+    together = _score(attack, withheld.behind(pool, attack.requires), seed)
+    return together[: pool.n], together[pool.n :]
+
+
+def _carried_over(pool: Observations, pooled: Floats, scores: Floats, audit: Audit) -> Decide:
+    member = pool.known == 1
 
     def decide(scope: Scope) -> Sequence[Bools]:
         fitted = thresholds.fit(pooled, member, pool.labels, pool.classes, scope)
@@ -220,14 +257,17 @@ def _result(
         tpr_at_fpr=tprs,
         scores=scores,
         decisions=decisions[0],
-        slices=_within_slices(decisions, key),
+        slices=_within(key.slices, key.parts, decisions, key.census),
+        answered=_within(key.answered, key.answered_parts, decisions, key.census),
         precision={prior: metrics.averaged([metrics.precision_of(rate, prior) for rate in rates]) for prior in PRIORS},
     )
 
 
-def _within_slices(decisions: Sequence[Bools], key: _Key) -> tuple[SliceAccuracy, ...]:
+def _within(
+    slices: Sequence[Slice], parts: metrics.Parts, decisions: Sequence[Bools], census: bool
+) -> tuple[SliceAccuracy, ...]:
     """Balanced accuracy of the same decisions within each slice, averaged over the repeats as the whole is."""
-    repeats = [key.parts.advantages(d, census=key.census) for d in decisions]
+    repeats = [parts.advantages(d, census=census) for d in decisions]
     return tuple(
         SliceAccuracy(
             part.by,
@@ -236,5 +276,5 @@ def _within_slices(decisions: Sequence[Bools], key: _Key) -> tuple[SliceAccuracy
             part.nonmembers,
             metrics.averaged([metrics.BalancedAccuracy(rate) for rate in rates]),
         )
-        for part, *rates in zip(key.slices, *repeats, strict=True)
+        for part, *rates in zip(slices, *repeats, strict=True)
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,20 @@ from numpy.typing import NDArray
 
 from privacy_gate.attacks import CATALOG as ATTACKS
 from privacy_gate.datamodel import WITHHELD, Audit, Bools, Floats, Ints, Observations, Outputs, ShadowPlan
-from privacy_gate.defences import OutputDefence
+from privacy_gate.defences import NOTHING, Defences
 from privacy_gate.errors import DataError, ModelOutputUnusable, NotEvaluable
 from privacy_gate.features import read_npz
 from privacy_gate.manifest import SHARED_PERSONS, require_evaluable
 from privacy_gate.measure import View
-from privacy_gate.signals import collect
+from privacy_gate.signals import CATALOG as SIGNALS
+from privacy_gate.signals import PROBES, collect
 from privacy_gate.signals.logit_space import resolution_of
 
-RISK_SIGNALS = frozenset({"modified_entropy", "modified_entropy_1e30", "logit_confidence"})
-"""Read by the risk estimators and the report's distributions, whatever attacks run."""
+SHOWN_SIGNALS = frozenset({"modified_entropy", "modified_entropy_1e30", "logit_confidence", "correctness"})
+"""Read by the risk estimators and by the report, whatever attacks run."""
+
+GIVEN = frozenset({"coordinates"})
+"""Signals of the records themselves, which no model is asked for: see `inputs.coordinates`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,17 +36,24 @@ class PoolPart:
     labels: Ints  # [n]
     member: Bools  # [n]
     persons: Ints | None = None  # [n]; None: every record a person of its own, in this part alone
+    rows: Ints | None = None  # [n] of the U records; None where there are no others
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answers:
-    """What all models said, before any defence.
+    """What all models said, before any output defence.
 
     target             [R, K]
     shadows            per shadow [U, K]; empty without shadows
-    pool               the parts whose in/out answers set shadow thresholds
+    pool               the parts whose in/out answers set shadow thresholds; with shadows, one part per shadow
     reference_member   [S, R]; None where no reference model saw the audited records
     reference_signals  [S, R] logit confidences given instead of outputs (predictions judged alone)
+    beside, beside_shadows  answers on the defence's own reference records [D, K]: the target's, and per shadow
+    probes             probe -> [R] or [R, d] of the target
+    shadow_probes      per shadow: probe -> [U] or [U, d]; None where the shadows were not probed
+    given              signals of the records themselves, -> [R] or [R, d]
+    absent             signal -> why this candidate does not give it
+    undefended         the same with shadows that were trained without the defence; None where that is no other thing
     """
 
     target: Outputs
@@ -50,23 +61,42 @@ class Answers:
     pool: tuple[PoolPart, ...] = ()
     reference_member: Bools | None = None
     reference_signals: Floats | None = None
+    beside: Outputs | None = None
+    beside_shadows: tuple[Outputs, ...] = ()
+    probes: Mapping[str, Floats] = field(default_factory=dict)
+    shadow_probes: tuple[Mapping[str, Floats], ...] | None = None
+    given: Mapping[str, Floats] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    undefended: Answers | None = None
 
 
 def from_shadows(
-    target: Outputs, shadows: Sequence[Outputs], plan: ShadowPlan, labels: Ints, persons: Ints | None = None
+    target: Outputs,
+    shadows: Sequence[Outputs],
+    plan: ShadowPlan,
+    labels: Ints,
+    persons: Ints | None = None,
+    *,
+    probes: Sequence[Mapping[str, Floats]] | None = None,
 ) -> Answers:
     """Answers of trained or loaded shadows: every shadow is a reference model and a part of the pool.
 
     labels [U], persons [U]; by default every record is a person of its own, the same one in all shadows.
+    probes  per shadow: name -> [U] or [U, d]
     """
     rows = np.flatnonzero(plan.pool)
     people = rows if persons is None else persons[rows]
     parts = tuple(
-        PoolPart(replace(o, values=o.values[rows]), labels[rows], plan.member[s, rows], people)
-        for s, o in enumerate(shadows)
+        PoolPart(_part(o, rows), labels[rows], plan.member[s, rows], people, rows) for s, o in enumerate(shadows)
     )
     member = plan.member[:, : len(target.values)] if len(shadows) else None
-    return Answers(target, tuple(shadows), parts, member)
+    return Answers(
+        target, tuple(shadows), parts, member, shadow_probes=tuple(probes) if probes is not None and shadows else None
+    )
+
+
+def _part(outputs: Outputs, rows: Ints | slice) -> Outputs:
+    return replace(outputs, values=outputs.values[rows])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,76 +118,122 @@ class Observed:
     shadow_correct: Bools | None
 
 
-def observe(answers: Answers, audit: Audit, attacks: Iterable[str], defence: OutputDefence | None) -> Observed:
-    """All views of one target. A defence stands before the target always, before the shadows in the adaptive view."""
-    names = set(RISK_SIGNALS).union(*(ATTACKS[name].requires for name in attacks))
-    target = answers.target if defence is None else defence.protect(answers.target)
+def observe(
+    answers: Answers, audit: Audit, attacks: Iterable[str], defences: Defences = NOTHING, seed: int = 0
+) -> Observed:
+    """All views of one target. A defence stands before the target always, before the shadows in the adaptive view.
+
+    Raises NotEvaluable for a constant answer, and where a fitted defence has no reference records.
+    """
+    names = frozenset(SHOWN_SIGNALS.union(*(ATTACKS[name].requires for name in attacks)))
+    target = defences.around(lambda: _known_of_target(answers, audit), seed)(answers.target)
     if np.ptp(target.values, axis=0).max() == 0:
         raise NotEvaluable(
             "the model gives the same answer for every record",
             "a constant output carries no evidence; check the model and the output defence",
         )
-    adaptive = _view(answers, target, audit, names, defence, adaptive=True)
-    views = (adaptive,) if defence is None else (adaptive, _view(answers, target, audit, names, None, adaptive=False))
+    crowd = _through(answers, defences, seed)
+    views = [_view(crowd, target, audit, names, adaptive=True)]
+    if defences.output or answers.undefended is not None:
+        views.append(_view(answers.undefended or answers, target, audit, names, adaptive=False))
     member = answers.reference_member
     shadow_correct = None
     if answers.shadows and member is not None:
         # Through the same defence as the target: one that changes the top class changes it for both.
-        answered = (_protected(o, defence).values[: len(audit.labels)] for o in answers.shadows)
-        shadow_correct = np.stack([values.argmax(1) == audit.labels for values in answered])
+        shadow_correct = np.stack([o.values[: len(audit.labels)].argmax(1) == audit.labels for o in crowd.shadows])
+    step = _resolution(crowd, target)
     return Observed(
-        views=views,
+        views=tuple(views),
         saturated=_saturated(target, audit.labels),
-        resolution=_resolution(answers, target, defence),
-        embedding=_embedding(target, _resolution(answers, target, defence)),
+        resolution=step,
+        embedding=_embedding(target, step),
         target_correct=np.asarray(target.values.argmax(1) == audit.labels),
         shadow_correct=shadow_correct,
     )
 
 
-def _protected(outputs: Outputs, defence: OutputDefence | None) -> Outputs:
-    return outputs if defence is None else defence.protect(outputs)
+def _known_of_target(answers: Answers, audit: Audit) -> tuple[Outputs, Bools]:
+    """What the defence of the released model was fitted to: its members, and the defence's own records."""
+    return _beside(_part(answers.target, np.flatnonzero(audit.member)), answers.beside)
 
 
-def _resolution(answers: Answers, target: Outputs, defence: OutputDefence | None) -> float:
+def _beside(members: Outputs, others: Outputs | None) -> tuple[Outputs, Bools]:
+    if others is None or not len(others.values):
+        raise NotEvaluable(
+            "the defence is fitted to records that are neither members nor non-members; there are none",
+            "name the defence's own records under data.seen",
+        )
+    known = replace(members, values=np.concatenate([members.values, others.values]))
+    return known, np.arange(len(known.values)) < len(members.values)
+
+
+def _through(answers: Answers, defences: Defences, seed: int) -> Answers:
+    """The shadows' answers behind the same defence as the target's, fitted to each of them."""
+    if not defences.output:
+        return answers
+    shadows, pool = [], []
+    for s, part in enumerate(answers.pool):
+        beside = answers.beside_shadows[s] if answers.beside_shadows else None
+        known = _part(part.outputs, np.flatnonzero(part.member))
+        path = defences.around(lambda known=known, beside=beside: _beside(known, beside), seed)  # type: ignore[misc]
+        if answers.shadows and part.rows is not None:
+            everything = path(answers.shadows[s])
+            shadows.append(everything)
+            pool.append(replace(part, outputs=_part(everything, part.rows)))
+        else:
+            pool.append(replace(part, outputs=path(part.outputs)))
+    return replace(answers, shadows=tuple(shadows), pool=tuple(pool))
+
+
+def _resolution(answers: Answers, target: Outputs) -> float:
     """Smallest probability step of the output path, seen on the shadows; on the target where there are none."""
-    shadows = [_protected(part.outputs, defence) for part in answers.pool] or [target]
+    shadows = [part.outputs for part in answers.pool] or [target]
     steps = [o.resolution or resolution_of(o.values) for o in shadows if o.kind == "probabilities"]
     return min(steps, default=0.0)
 
 
-def _view(
-    answers: Answers, target: Outputs, audit: Audit, names: set[str], defence: OutputDefence | None, *, adaptive: bool
-) -> View:
-    step = _resolution(answers, target, defence)
+def _view(answers: Answers, target: Outputs, audit: Audit, names: frozenset[str], *, adaptive: bool) -> View:
+    """What the attacker sees who asks the target and these shadows."""
+    step = _resolution(answers, target)
+    count = len(audit.labels)
+    asked = sorted(names & set(SIGNALS.names()))
+    probed = sorted(names & set(PROBES.names()) & set(answers.probes))
+    of_shadows = [] if answers.shadow_probes is None else [n for n in probed if PROBES[n].shadows]
 
     def signals(outputs: Outputs, labels: Ints) -> dict[str, Floats]:
         fine = replace(outputs, resolution=step) if outputs.kind == "probabilities" else outputs
-        return collect(fine, labels, names)
+        return collect(fine, labels, asked)
 
-    count = len(audit.labels)
+    def probes(shadow: int, rows: Ints | slice) -> dict[str, Floats]:
+        return {n: answers.shadow_probes[shadow][n][rows] for n in of_shadows} if answers.shadow_probes else {}
+
     pool = None
     if answers.pool:
-        parts = [signals(_protected(part.outputs, defence), part.labels) for part in answers.pool]
-        pool_labels = np.concatenate([part.labels for part in answers.pool])
+        parts = [
+            signals(part.outputs, part.labels) | (probes(s, part.rows) if part.rows is not None else {})
+            for s, part in enumerate(answers.pool)
+        ]
         pool = Observations(
-            target={name: np.concatenate([part[name] for part in parts]) for name in sorted(names)},
-            labels=pool_labels,
+            target={name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+            labels=np.concatenate([part.labels for part in answers.pool]),
             known=np.concatenate([part.member for part in answers.pool]).astype(np.int8),
             persons=_pooled_persons(answers.pool),
             classes=len(audit.classes),
+            answered_by=np.repeat(np.arange(len(answers.pool)), [len(part.labels) for part in answers.pool]),
         )
     references: dict[str, Floats] = {}
     if answers.reference_signals is not None:
         references = {"logit_confidence": answers.reference_signals}
     elif answers.reference_member is not None:
-        answered = [
-            signals(replace(p, values=p.values[:count]), audit.labels)
-            for p in (_protected(o, defence) for o in answers.shadows)
+        each = [
+            signals(_part(o, slice(count)), audit.labels) | probes(s, slice(count))
+            for s, o in enumerate(answers.shadows)
         ]
-        references = {name: np.stack([a[name] for a in answered]) for name in sorted(names)}
+        references = {name: np.stack([one[name] for one in each]) for name in each[0]}
     seen = Observations(
-        target=signals(target, audit.labels),
+        target=signals(target, audit.labels)
+        | {name: answers.probes[name] for name in probed}
+        | {name: answers.given[name] for name in sorted(names & set(answers.given))},
         labels=audit.labels,
         known=np.full(count, WITHHELD, dtype=np.int8),
         persons=audit.persons,
@@ -165,7 +241,7 @@ def _view(
         references=references,
         reference_member=answers.reference_member if references else None,
     )
-    return View(seen, pool, adaptive)
+    return View(seen, pool, adaptive, answers.absent)
 
 
 def _pooled_persons(parts: Sequence[PoolPart]) -> Ints:

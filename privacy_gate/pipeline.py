@@ -32,6 +32,7 @@ from privacy_gate.datamodel import (
     Role,
     ShadowPlan,
 )
+from privacy_gate.defences import NOTHING, Declared, Defences, declared
 from privacy_gate.errors import EvaluationFailed, GateError, NotEvaluable, StorageFailed, UsageError
 from privacy_gate.evaluate import HIGH_SCORE, evaluate
 from privacy_gate.features import take
@@ -143,11 +144,13 @@ def _require_folder(out: Path) -> None:
 class Prepared:
     """What `plan` shows and `check` starts from. Nothing is trained yet.
 
-    labels  [U] class indices
-    target  [R, K] the candidate's answers
-    plan    None where no shadow is wanted
-    task    what the shadows are trained with; None where they are loaded or not wanted
-    loaded  answers of loaded shadows
+    labels    [U] class indices
+    target    [R, K] the candidate's answers
+    beside    [D, K] its answers on the records of its defence; None where that has none
+    defences  the config's, or where it names none, those that the registry declares with their settings
+    plan      None where no shadow is wanted
+    task      what the shadows are trained with; None where they are loaded or not wanted
+    loaded    answers of loaded shadows
     """
 
     registry: Registry
@@ -157,25 +160,38 @@ class Prepared:
     audit: Audit
     labels: Ints
     target: Outputs
+    beside: Outputs | None
+    defences: Defences
+    declared: Declared
     deterministic: bool
     plan: ShadowPlan | None
     task: TrainingTask | None
     loaded: tuple[Outputs, ...] = ()
 
 
-def prepare(request: CheckRequest, policy: Policy, work: Path, parts: Known, watch: Progress) -> Prepared:
+def prepare(request: CheckRequest, terms: Terms, work: Path, parts: Known, watch: Progress) -> Prepared:
     """Resolve, snapshot, read the records, score the target in a process of its own, plan the shadows."""
     config = _config(request)
     uri = request.model or config.model
     if uri is None:
         raise UsageError("no model was named", "privacy-gate check models:/NAME@ALIAS, or model: in the config")
+    parts.defences = terms.defences
     registry = open_registry(config.tracking_uri, config.registry_uri, uri)
     parts.registry = registry
     watch.stage(f"resolving {uri}")
     candidate = registry.resolve(uri, work / "candidate")
     parts.add(candidate=candidate)
+    tagged = declared(candidate.tags)
+    defences = terms.defences or tagged.defences or NOTHING
+    parts.defences = defences
     watch.stage("reading the records")
-    dataset = manifest.load(config.data, request.config_dir, lambda source: registry.fetch(source, work / "fetched"))
+    dataset = manifest.load(
+        config.data,
+        request.config_dir,
+        lambda source: registry.fetch(source, work / "fetched"),
+        reference=defences.reference,
+    )
+    _require_reference(defences, dataset)
     others = {"population": dataset.population, "seen": dataset.seen}
     parts.add(
         digests=dataset.digests,
@@ -184,12 +200,15 @@ def prepare(request: CheckRequest, policy: Policy, work: Path, parts: Known, wat
         others={role: count for role, count in others.items() if count},
     )
     watch.stage(f"scoring {dataset.audited:,} records with {candidate.resolved_uri} in a process of its own")
+    asked = np.concatenate([np.arange(dataset.audited), np.flatnonzero(dataset.role_mask(Role.SEEN))])
     # In an order that tells nothing: members first would tell a model whom it is asked about, batch by batch.
-    order = np.random.default_rng([_ORDER_STREAM, seed_of(request)]).permutation(dataset.audited)
+    order = np.random.default_rng([_ORDER_STREAM, seed_of(request)]).permutation(len(asked))
     description, scored = examine(
-        candidate, take(dataset.features, order), work, kind=config.output, logs=store_path(request) / "logs"
+        candidate, take(dataset.features, asked[order]), work, kind=config.output, logs=store_path(request) / "logs"
     )
-    target = replace(scored.outputs, values=scored.outputs.values[np.argsort(order)])
+    answers = scored.outputs.values[np.argsort(order)]
+    target = replace(scored.outputs, values=answers[: dataset.audited])
+    beside = replace(scored.outputs, values=answers[dataset.audited :]) if dataset.reference else None
     parts.add(description=description)
     if dataset.twins:
         parts.warn(f"{dataset.twins:,} records are identical to another one; copies count as one person")
@@ -197,7 +216,7 @@ def prepare(request: CheckRequest, policy: Policy, work: Path, parts: Known, wat
     labels = manifest.encode(dataset.raw_labels, classes)
     audit = manifest.audit(dataset, labels, classes)
     parts.add(audit=audit)
-    _require_estimand(policy, dataset, config.shadows.count)
+    _require_estimand(terms.policy, dataset, config.shadows.count)
     plan, task, loaded = _planned(
         request, config, candidate, description, dataset, labels, classes, scored.outputs.kind
     )
@@ -209,11 +228,22 @@ def prepare(request: CheckRequest, policy: Policy, work: Path, parts: Known, wat
         audit=audit,
         labels=labels,
         target=target,
+        beside=beside,
+        defences=defences,
+        declared=tagged,
         deterministic=scored.deterministic,
         plan=plan,
         task=task,
         loaded=loaded,
     )
+
+
+def _require_reference(defences: Defences, dataset: Dataset) -> None:
+    if defences.reference and not dataset.reference:
+        raise UsageError(
+            f"the defence {defences.name} was fitted to records of its own; the config names none",
+            "name them under data.seen: they were seen by the defence, so they are neither members nor non-members",
+        )
 
 
 def _require_estimand(policy: Policy, dataset: Dataset, shadows: int) -> None:
@@ -282,17 +312,15 @@ def _config(request: CheckRequest) -> Config:
 def _judge_model(
     request: CheckRequest, terms: Terms, store: Store, work: Path, parts: Known, watch: Progress
 ) -> Evidence:
-    ready = prepare(request, terms.policy, work, parts, watch)
+    ready = prepare(request, terms, work, parts, watch)
     number = _attempt(ready, terms.policy, parts)
     approved = anchor(terms.baseline, ready.registry, work) if terms.baseline is not None else None
     outputs: tuple[Outputs, ...] = ()
     if ready.plan is not None:
         outputs = _shadow_outputs(request, ready, store, parts, watch)
-    answers = Answers(ready.target)
-    if ready.plan is not None:
-        answers = from_shadows(ready.target, outputs, ready.plan, ready.labels, ready.dataset.persons)
+    answers = _answers(ready, outputs)
     watch.stage(f"running {len(terms.attacks)} attacks")
-    observed = observe(answers, ready.audit, terms.attacks, terms.defence)
+    observed = observe(answers, ready.audit, terms.attacks, ready.defences, parts.seed)
     _note_accuracy(ready, outputs, observed, parts)
     audit = ready.audit
     evaluation = evaluate(
@@ -304,8 +332,8 @@ def _judge_model(
         duplicates=ready.dataset.removed.get(DUPLICATES, 0),
         candidates=ready.dataset.candidates,
         deterministic=ready.deterministic,
-        declared_defence=ready.candidate.tags.get("defence"),
-        defence=next(iter(_config(request).defence), ""),
+        declared=ready.declared,
+        defences=ready.defences,
         train_size=ready.dataset.train_size,
         model=ready.description,
         policy=terms.in_effect,
@@ -324,6 +352,16 @@ def _judge_model(
         return evidence
     watch.stage(f"comparing with {terms.baseline}")
     return replace(evidence, regression=_regression(request, terms, ready, approved, evidence, work, parts))
+
+
+def _answers(ready: Prepared, outputs: Sequence[Outputs]) -> Answers:
+    """What the candidate and its shadows said, on the audited records and on those of the defence."""
+    if ready.plan is None:
+        return Answers(ready.target, beside=ready.beside)
+    answers = from_shadows(ready.target, outputs, ready.plan, ready.labels, ready.dataset.persons)
+    rows = np.flatnonzero(ready.dataset.role_mask(Role.SEEN))
+    others = tuple(replace(o, values=o.values[rows]) for o in outputs) if len(rows) else ()
+    return replace(answers, beside=ready.beside, beside_shadows=others)
 
 
 def _rows(dataset: Dataset, audit: Audit, seen: Observations, evidence: Evidence) -> annex.Rows | None:
@@ -379,7 +417,7 @@ def _regression(
         parts.seed,
         work=work,
         key=terms.key,
-        defence=terms.defence,
+        defences=ready.defences,
         declared_classes=declared,
         logs=store_path(request) / "logs",
         estimand=evidence.estimand,
@@ -431,7 +469,7 @@ def _judge_predictions(request: CheckRequest, terms: Terms, parts: Known) -> Evi
     assert request.observations is not None
     answers, audit, removed = from_file(request.observations)
     parts.add(audit=audit, removed=removed, uri=None)
-    observed = observe(answers, audit, terms.attacks, None)
+    observed = observe(answers, audit, terms.attacks)
     evaluation = evaluate(
         observed, audit, terms.attacks, parts.seed, candidates=len(audit.labels), policy=terms.in_effect
     )
@@ -443,12 +481,12 @@ def _judge_predictions(request: CheckRequest, terms: Terms, parts: Known) -> Evi
 
 def train_shadows(request: CheckRequest, progress: Progress | None = None) -> tuple[int, int]:
     """Fill the store ahead of time; returns (trained now, already there). Errors as they come: no report is written."""
-    policy = settle(request).policy
-    watch, parts = progress or Silent(), known(request, policy)
+    terms = settle(request)
+    watch, parts = progress or Silent(), known(request, terms.policy)
     store = Store(store_path(request))
     try:
         with store.workdir() as work:
-            ready = prepare(request, policy, work, parts, watch)
+            ready = prepare(request, terms, work, parts, watch)
             _shadow_outputs(request, ready, store, parts, watch)
     finally:
         watch.close()

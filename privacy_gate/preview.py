@@ -99,7 +99,7 @@ def preview(request: CheckRequest, progress: Progress | None = None) -> Preview:
     store = Store(store_path(request))
     try:
         with store.workdir() as work:
-            ready = prepare(request, policy, work, known(request, policy), watch)
+            ready = prepare(request, terms, work, known(request, policy), watch)
             there = 0
             if ready.task is not None and ready.plan is not None:
                 there = sum(key in store for key in keys(ready.plan, ready.task))

@@ -124,7 +124,9 @@ class Config(Settings):
     data: DataManifest
     output: Literal["auto", "logits", "probabilities"] = "auto"
     shadows: Shadows = Shadows()
-    defence: dict[str, dict[str, Any]] = Field(default_factory=dict, max_length=1)
+    defence: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="what the model was trained with, or is released behind, in this order"
+    )
     attacks: list[str] | None = Field(None, min_length=1, description="default: the suite's")
     policy: str | None = Field(None, description="policy file, relative to this one")
     waivers: str | None = Field(None, description="waiver file, relative to this one; default: the policy's")

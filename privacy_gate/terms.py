@@ -7,17 +7,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from privacy_gate.annex import key_from_environment
 from privacy_gate.attacks import CATALOG as ATTACKS
 from privacy_gate.baseline import pseudonym_key
-from privacy_gate.defences import CATALOG as DEFENCES
-from privacy_gate.defences import OutputDefence
+from privacy_gate.defences import NOTHING, Defences, configure
 from privacy_gate.errors import UsageError
 from privacy_gate.policy import Policy, read_waivers, resolve, suite
 from privacy_gate.policy.waivers import Entry
-from privacy_gate.request import CheckRequest, Config
+from privacy_gate.request import CheckRequest
 from privacy_gate.validity import CATALOG as CHECKS
 
 
@@ -26,7 +23,7 @@ class Terms:
     """The names of a request, looked up.
 
     attacks   ids, each once
-    defence   what stands between the model and its callers; None for nothing
+    defences  what the config says that the model was trained with, or is released behind
     waivers   of the waiver file; whether they have an effect is the policy's business
     baseline  the approved model or its report; None for none
     key       of the pseudonyms; None: neither a member list nor an annex can be written
@@ -35,7 +32,7 @@ class Terms:
 
     policy: Policy
     attacks: tuple[str, ...]
-    defence: OutputDefence | None
+    defences: Defences
     waivers: tuple[Entry, ...]
     baseline: str | None
     key: bytes | None
@@ -58,22 +55,12 @@ def settle(request: CheckRequest) -> Terms:
     return Terms(
         policy=policy,
         attacks=tuple(ATTACKS[name].id for name in dict.fromkeys(chosen)),
-        defence=_defence(request.config) if request.config else None,
+        defences=configure(request.config.defence) if request.config else NOTHING,
         waivers=_waivers(request, policy),
         baseline=_baseline(request),
         key=key,
         today=datetime.datetime.now(datetime.UTC).date(),
     )
-
-
-def _defence(config: Config) -> OutputDefence | None:
-    for name, settings in config.defence.items():
-        try:
-            return DEFENCES[name].configure(settings)
-        except ValidationError as error:
-            known = ", ".join(DEFENCES[name].settings.model_fields)
-            raise UsageError(f"defence.{name}: {error.errors()[0]['msg']}", f"its settings are {known}") from error
-    return None
 
 
 def _waivers(request: CheckRequest, policy: Policy) -> tuple[Entry, ...]:

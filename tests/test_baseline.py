@@ -552,11 +552,11 @@ def test_attacks_that_need_references_are_compared_by_their_stored_figures(world
 
 def test_the_same_defence_stands_before_both(world):
     """With the label alone, only the top class is left of either model."""
-    from privacy_gate.defences import CATALOG
+    from privacy_gate.defences import configure
 
     approve(world, 1)
-    defence = CATALOG["output_coarsening"].configure({"label_only": True})
-    found = dict(compared(world, find(world), defence=defence).differences)
+    label_only = configure({"output_coarsening": {"label_only": True}})
+    found = dict(compared(world, find(world), defences=label_only).differences)
     plain = dict(compared(world, find(world)).differences)
     assert found["correctness, shadow"].value == plain["correctness, shadow"].value
     assert found["confidence, known-subset, global"].value != plain["confidence, known-subset, global"].value

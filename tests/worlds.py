@@ -10,7 +10,7 @@ import numpy as np
 
 from privacy_gate.datamodel import WITHHELD, Audit, Bools, Floats, Ints, Observations, Outputs
 from privacy_gate.signals import CATALOG as SIGNALS
-from privacy_gate.signals import collect
+from privacy_gate.signals import PROBES, collect
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,7 @@ class Models:
     shadow_member: Bools  # [S, R]
     labels: Ints
     persons: Ints
+    record: Floats | None = None  # [R, K] what the records are like, whoever answers
 
 
 def gaussian_models(
@@ -57,16 +58,16 @@ def gaussian_models(
         shape = (*inside.shape, classes)
         return record + rng.normal(size=shape) + true * (memory * inside)[..., None]
 
-    return Models(answers(member), answers(shadow_member), member, shadow_member, labels, persons)
+    return Models(answers(member), answers(shadow_member), member, shadow_member, labels, persons, record)
 
 
 def observe(models: Models, records_have_persons: bool = False) -> tuple[Observations, Audit]:
     """All signals of all models, coherent with each other; membership of the target withheld."""
-    names = SIGNALS.names()
-    each = [collect(Outputs(z, "logits"), models.labels, names) for z in models.shadows]
+    names = [*SIGNALS.names(), *PROBES.names()]
+    each = [_asked(z, models.labels) for z in models.shadows]
     classes = models.target.shape[1]
     seen = Observations(
-        target=collect(Outputs(models.target.copy(), "logits"), models.labels, names),
+        target=_asked(models.target.copy(), models.labels) | _coordinates(models),
         labels=models.labels,
         known=np.full(len(models.labels), WITHHELD, dtype=np.int8),
         persons=models.persons,
@@ -82,6 +83,22 @@ def observe(models: Models, records_have_persons: bool = False) -> tuple[Observa
         has_persons=records_have_persons,
     )
     return seen, audit
+
+
+def _asked(logits: Floats, labels: Ints) -> dict[str, Floats]:
+    """Every signal; of a probe, what it would tell if the distance to the next class were all it could see."""
+    signals = collect(Outputs(logits, "logits"), labels, SIGNALS.names())
+    distance = np.tanh(signals["logit_confidence"] / 4)
+    probes = {p.name: np.stack([distance, distance**3], axis=1) if p.vector else distance.copy() for p in PROBES}
+    return signals | probes
+
+
+def _coordinates(models: Models) -> dict[str, Floats]:
+    """The records themselves, where a world has them: what is hard about each, and something of no meaning."""
+    if models.record is None:
+        return {}
+    own = models.record[np.arange(len(models.labels)), models.labels]
+    return {"coordinates": np.stack([own, np.sin(7.0 * np.arange(len(own)))], axis=1)}
 
 
 def gaussian_world(

@@ -24,7 +24,9 @@ class Attack:
     paper            where it comes from, with the equation
     requires         names of the signals that `score` reads
     min_in, min_out  shadows that must (not) have trained on each record; 0, 0: no shadows needed
-    reads_known      whether the score depends on `Observations.known`; then it is computed once per revealed fold
+    reads_known      whether the score depends on `Observations.known`: it learns from the records whose membership is
+                     revealed, and scores those by models that did not learn from them. Computed once per revealed fold
+    repeats          how many times the target's records are split anew for a known-subset threshold, at most 5
     thresholded      False: a positive score is the decision itself, there is no ROC (correctness)
     threat_models    under which the attack is decided
     cost             what it costs beside one scoring of the target
@@ -42,6 +44,7 @@ class Attack:
     min_out: int = 0
     reads_known: bool = False
     thresholded: bool = True
+    repeats: int = 5
 
     @property
     def summary(self) -> str:
@@ -64,6 +67,7 @@ def attack(
     min_out: int = 0,
     reads_known: bool = False,
     thresholded: bool = True,
+    repeats: int = 5,
 ) -> Callable[[Score], Score]:
     """Enter a score function into the catalog."""
 
@@ -82,6 +86,7 @@ def attack(
                 min_out=min_out,
                 reads_known=reads_known,
                 thresholded=thresholded,
+                repeats=repeats,
             ),
         )
         return score

@@ -1,46 +1,222 @@
-"""Defences, one per file. An output defence wraps a scorer: Outputs in, Outputs out, for target and shadows alike."""
+"""Defences, one per file. The folder is the list.
+
+An output defence stands between a model and its callers: Outputs in, Outputs out. A training defence changes how a
+model is made. Either way target and shadows go through the same one: that is what makes attacks adaptive.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, ValidationError
 
 from privacy_gate.catalog import Catalog
-from privacy_gate.datamodel import Outputs
+from privacy_gate.datamodel import Bools, Outputs
+from privacy_gate.errors import UsageError
+from privacy_gate.request import Settings
+from privacy_gate.storage import sha256_of_json
+
+Kind = Literal["output", "fitted output", "training"]
+Protect = Callable[[Outputs], Outputs]
 
 
+@runtime_checkable
 class OutputDefence(Protocol):
-    """A configured defence (a frozen pydantic model whose fields are its settings)."""
+    """A configured defence that answers row by row, the same for every model."""
 
     def protect(self, outputs: Outputs) -> Outputs:
         """What a caller of the defended model sees: [n, K] in, [n, K] out."""
 
 
+@runtime_checkable
+class FittedDefence(Protocol):
+    """A configured output defence that is fitted to each model it protects."""
+
+    def fitted(self, known: Outputs, member: Bools, seed: int) -> Protect:
+        """From the model's answers on its own training records and on the defence's reference records ([n, K], [n])."""
+
+
+class TrainingDefence(Settings):
+    """A configured defence that changes the training. Subclasses override what they can be put on.
+
+    in_recipe: the recipe, or the estimator that is cloned, trains with the defence already: nothing is added to it.
+    """
+
+    in_recipe: bool = Field(False, description="the recipe (or the cloned estimator) already trains with it")
+
+    title: ClassVar[str] = ""
+
+    def estimator(self, estimator: Any) -> Any:
+        """The unfitted scikit-learn estimator with the defence."""
+        raise UsageError(
+            f"the defence {self.title} cannot be put on a {type(estimator).__name__}",
+            "train with it in your own recipe and say `in_recipe: true`, or choose another defence",
+        )
+
+    def module(self, module: Any) -> Any:
+        """The untrained torch module with the defence; by default as it is."""
+        return module
+
+    def training(self, training: Any) -> Any:
+        """The `training:` settings (request.TorchTraining) with the defence; by default as they are."""
+        return training
+
+    def fit(self, module: Any, loop: Any) -> bool:
+        """Train the torch module in place with a loop of its own; False: the usual loop serves."""
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Defence:
-    """A named defence and the settings model that builds it."""
+    """A named defence and the settings model that builds it.
+
+    reference  whether it needs records of its own (`data.seen`), which are then neither members nor non-members
+    on         what it can be put on, in words
+    """
 
     id: str
     paper: str
+    kind: Kind
+    reference: bool
+    on: str
     settings: type[BaseModel]
 
-    def configure(self, settings: dict[str, Any]) -> OutputDefence:
-        """Validated settings; unknown keys are refused."""
-        configured: Any = self.settings.model_validate(settings)
-        return configured  # type: ignore[no-any-return]
+    @property
+    def summary(self) -> str:
+        """First line of the settings' docstring."""
+        return (self.settings.__doc__ or "").strip().splitlines()[0]
+
+    def configure(self, settings: Mapping[str, Any]) -> BaseModel:
+        """Validated settings; unknown keys are refused (pydantic's ValidationError)."""
+        return self.settings.model_validate(dict(settings))
 
 
 CATALOG: Catalog[Defence] = Catalog("defence", __name__)
 
 
-def defence(*, id: str, paper: str) -> Callable[[type[BaseModel]], type[BaseModel]]:
+def defence(*, id: str, paper: str, on: str, reference: bool = False) -> Callable[[type[BaseModel]], type[BaseModel]]:
     """Enter a defence's settings model, which does the work itself, into the catalog."""
 
     def register(settings: type[BaseModel]) -> type[BaseModel]:
-        CATALOG.add(id, Defence(id, paper, settings))
+        kind: Kind = "output"
+        if issubclass(settings, TrainingDefence):
+            settings.title = id
+            kind = "training"
+        elif hasattr(settings, "fitted"):
+            kind = "fitted output"
+        CATALOG.add(id, Defence(id, paper, kind, reference, on, settings))
         return settings
 
     return register
+
+
+@dataclass(frozen=True, slots=True)
+class Defences:
+    """The configured defences of one model, in the order in which they are listed."""
+
+    items: tuple[tuple[str, Any], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
+    @property
+    def name(self) -> str:
+        """Their names, joined by a plus."""
+        return " + ".join(id for id, _ in self.items)
+
+    @property
+    def document(self) -> dict[str, dict[str, Any]]:
+        """Their settings in full, defaults included: what the digest is taken of."""
+        return {id: item.model_dump(mode="json") for id, item in self.items}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the settings in full, in order: the same defence has the same digest wherever it is written."""
+        return sha256_of_json([[id, settings] for id, settings in self.document.items()])
+
+    @property
+    def reference(self) -> bool:
+        """Whether one of them needs records of its own."""
+        return any(CATALOG[id].reference for id, _ in self.items)
+
+    @property
+    def training(self) -> tuple[TrainingDefence, ...]:
+        """Those that change the training and are not in the recipe already."""
+        return tuple(d for _, d in self.items if isinstance(d, TrainingDefence) and not d.in_recipe)
+
+    @property
+    def output(self) -> tuple[OutputDefence | FittedDefence, ...]:
+        """Those that stand between the model and its callers."""
+        return tuple(d for _, d in self.items if not isinstance(d, TrainingDefence))
+
+    def around(self, known: Callable[[], tuple[Outputs, Bools]], seed: int) -> Protect:
+        """The output path of one model: every output defence in turn, fitted ones fitted to this model.
+
+        known  the model's answers on its training records and the defence's reference records, and which are which
+        """
+        steps: list[Protect] = []
+
+        def path(outputs: Outputs) -> Outputs:
+            for step in steps:
+                outputs = step(outputs)
+            return outputs
+
+        for item in self.output:
+            if isinstance(item, FittedDefence):
+                answers, member = known()
+                steps.append(item.fitted(path(answers), member, seed))
+            else:
+                steps.append(item.protect)
+        return path
+
+
+NOTHING = Defences()
+
+
+def configure(settings: Mapping[str, Mapping[str, Any]], where: str = "defence") -> Defences:
+    """Defences by name; UsageError for an unknown name or setting."""
+    items = []
+    for name, given in settings.items():
+        try:
+            items.append((name, CATALOG[name].configure(given)))
+        except ValidationError as error:
+            known = ", ".join(CATALOG[name].settings.model_fields)
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            raise UsageError(
+                f"{where}.{name}{'.' if place else ''}{place}: {error.errors()[0]['msg']}", f"its settings are {known}"
+            ) from error
+    return Defences(tuple(items))
+
+
+# --- what the registry declares -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The registry's word on a model's defence: tags `defence` (a name, or the settings as JSON) and `defence_digest`.
+
+    name      as declared; "" where nothing is
+    digest    of the settings; "" where the tags hold a bare name
+    defences  what the settings configure; None where there are none, or where they configure nothing
+    """
+
+    name: str = ""
+    digest: str = ""
+    defences: Defences | None = None
+
+
+def declared(tags: Mapping[str, str]) -> Declared:
+    """Read the tags of a model version. Settings that configure nothing are a name that no configuration matches."""
+    text, digest = tags.get("defence", "").strip(), tags.get("defence_digest", "").strip().lower()
+    if not text.startswith("{"):
+        return Declared(text, digest)
+    try:
+        given = json.loads(text)
+        found = configure(given, "tag defence")
+    except (ValueError, AttributeError, TypeError, UsageError):
+        return Declared(text, digest)
+    # A digest beside the settings binds them: the one that was written down counts.
+    return Declared(found.name, digest or found.digest, found)

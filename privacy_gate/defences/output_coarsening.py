@@ -13,7 +13,7 @@ from privacy_gate.defences import defence
 from privacy_gate.request import Settings
 
 
-@defence(id="output_coarsening", paper="Shokri et al., S&P 2017, section VIII (mitigations)")
+@defence(id="output_coarsening", paper="Shokri et al., S&P 2017, section VIII (mitigations)", on="any model")
 class OutputCoarsening(Settings):
     """Coarser answers, applied in this order: temperature, top_k, decimals, label_only. Answers are probabilities."""
 

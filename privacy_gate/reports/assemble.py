@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from privacy_gate import datamodel
 from privacy_gate.datamodel import Bools, Floats
+from privacy_gate.defences import NOTHING, Defences
 from privacy_gate.errors import GateError
 from privacy_gate.release import VERSION
 from privacy_gate.reports import document as doc
@@ -545,7 +546,7 @@ class Parts:
     signals                 signal name -> [R] of the target, for member against non-member histograms
     findings                of the validity checks
     shadows                 see `shadows`
-    defence                 at most one: name -> settings
+    defences                what the candidate was trained with, or is released behind
     causes, risk_notes      why records are at risk; how the risk was estimated
     regression              against an approved model
     estimand, attempt       what the numbers are about; how often the model was evaluated
@@ -574,7 +575,7 @@ class Parts:
     signals: Mapping[str, Floats] = field(default_factory=dict)
     findings: Sequence[datamodel.Finding] = ()
     shadows: doc.Shadows | None = None
-    defence: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    defences: Defences = NOTHING
     causes: Sequence[datamodel.Cause] = ()
     risk_notes: Sequence[str] = ()
     regression: datamodel.Regression | None = None
@@ -607,10 +608,18 @@ def _distributions(parts: Parts) -> tuple[doc.Histogram, ...]:
     return tuple(h for h in made if h is not None)
 
 
+def _defence(defences: Defences) -> doc.Defence | None:
+    """One defence with its settings, or several with the settings of each."""
+    if not defences:
+        return None
+    each = defences.document
+    settings = each if len(each) > 1 else next(iter(each.values()))
+    return doc.Defence(id=defences.name, settings=_object(settings), digest=defences.digest)
+
+
 def report(parts: Parts) -> doc.Report:
     """The sealed document."""
     audit = parts.audit
-    defence = next(iter(parts.defence.items()), None)
     run = doc.Run.model_validate(plain(parts.run.model_dump(mode="json")))
     return doc.seal(
         doc.Report(
@@ -632,7 +641,7 @@ def report(parts: Parts) -> doc.Report:
             distributions=_distributions(parts),
             validity=tuple(finding(item) for item in parts.findings),
             shadows=parts.shadows,
-            defence=None if defence is None else doc.Defence(id=defence[0], settings=_object(defence[1])),
+            defence=_defence(parts.defences),
             baseline=None if parts.regression is None else baseline(parts.regression, parts.alpha),
             waivers=waivers(parts.verdict.waivers),
             limitations=(*wording.LIMITATIONS, *(without_secrets(text) for text in parts.limitations)),

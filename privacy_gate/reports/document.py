@@ -334,10 +334,11 @@ class Shadows(Part):
 
 
 class Defence(Part):
-    """The defence that the candidate is released with."""
+    """The defence that the candidate is released with; several are joined by a plus."""
 
     id: str
     settings: JsonObject = {}
+    digest: str | None = Field(None, description="sha256 of the settings in full: what a registry tag is matched with")
 
 
 class Waiver(Part):

@@ -10,7 +10,7 @@ import numpy as np
 from privacy_gate.attacks import CATALOG as ATTACKS
 from privacy_gate.datamodel import AttackResult, Outputs
 from privacy_gate.defences import CATALOG as DEFENCES
-from privacy_gate.defences import OutputDefence
+from privacy_gate.defences import Defences
 from privacy_gate.errors import ExitCode
 from privacy_gate.measure import measure
 from privacy_gate.metrics import balanced_accuracy
@@ -35,13 +35,13 @@ class Noise:
         return Outputs(values, "probabilities")
 
 
-def _defences(seed: int) -> Mapping[str, OutputDefence]:
+def _defences(seed: int) -> Mapping[str, Defences]:
     coarse = DEFENCES["output_coarsening"]
     return {
-        "noise": Noise(seed),
-        "rounding": coarse.configure({"decimals": 1}),
-        "top_1": coarse.configure({"top_k": 1}),
-        "temperature": coarse.configure({"temperature": 0.1}),
+        "noise": Defences((("noise", Noise(seed)),)),
+        "rounding": Defences((("rounding", coarse.configure({"decimals": 1})),)),
+        "top_1": Defences((("top_1", coarse.configure({"top_k": 1})),)),
+        "temperature": Defences((("temperature", coarse.configure({"temperature": 0.1})),)),
     }
 
 

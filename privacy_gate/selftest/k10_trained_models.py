@@ -106,7 +106,7 @@ def location30(seed: int, replicates: int) -> Iterator[Promise]:
         audit = Audit(member, y[rows], np.arange(2000), tuple(str(k) for k in range(30)))
         found = []
         for outputs in _epochs(x[rows], y[rows], member, 100 * seed + r, (8, 50)):
-            view = observe(Answers(outputs), audit, ["modified_entropy"], None).views[0]
+            view = observe(Answers(outputs), audit, ["modified_entropy"]).views[0]
             outcomes = measure(ATTACKS["modified_entropy"], view, audit, r)
             # There are no shadows here: what is left is the attacker who knows some of the members.
             found.append([o for o in outcomes if o.threat_model is ThreatModel.KNOWN_SUBSET])

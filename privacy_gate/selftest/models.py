@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from privacy_gate.datamodel import Audit, Bools, Outputs, ShadowPlan, Verdict
-from privacy_gate.defences import OutputDefence
+from privacy_gate.defences import NOTHING, Defences
 from privacy_gate.evaluate import Evaluation, evaluate
 from privacy_gate.observe import from_shadows, observe
 from privacy_gate.policy import Policy, judge, suite
@@ -70,12 +70,12 @@ def walk(
     rules: Policy,
     seed: int,
     attacks: Sequence[str] | None = None,
-    defence: OutputDefence | None = None,
+    defences: Defences = NOTHING,
 ) -> tuple[Verdict, Evaluation]:
     """The street from the models' answers to the verdict, with the suite `full` unless told otherwise."""
     names = suite("full") if attacks is None else attacks
     answers = from_shadows(drawn.target, drawn.shadows, drawn.plan, drawn.audit.labels)
-    observed = observe(answers, drawn.audit, names, defence)
+    observed = observe(answers, drawn.audit, names, defences)
     done = evaluate(
         observed, drawn.audit, names, seed, candidates=len(drawn.audit.labels), plan=drawn.plan, policy=rules
     )

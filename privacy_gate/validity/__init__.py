@@ -57,8 +57,10 @@ class Circumstances:
     candidates       records before duplicates were dropped
     deterministic    whether the target answered the same batch twice the same
     saturated        share of target outputs whose true-class probability rounds to 0 or 1
-    declared_defence value of the registry tag `defence`, if any
-    defence          the defence of the config, "" for none
+    declared_defence what the registry tag `defence` names, if there is one
+    declared_digest  sha256 of the declared settings; "" where only a name is declared
+    defence          the defences that the shadows went through, "" for none
+    defence_digest   sha256 of their settings
     target_correct   [R] whether the target's top class is the label
     shadow_correct   [S, R] the same for each shadow; None without shadows
     train_size       records the target was trained on
@@ -83,6 +85,8 @@ class Circumstances:
     saturated: float
     declared_defence: str | None
     defence: str
+    declared_digest: str = field(default="", kw_only=True)
+    defence_digest: str = field(default="", kw_only=True)
     target_correct: Bools
     shadow_correct: Bools | None
     train_size: int

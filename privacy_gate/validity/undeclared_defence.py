@@ -24,7 +24,13 @@ def undeclared_defence(c: Circumstances) -> Finding:
         reason = f"the attacks went through {c.defence}" if c.defence else "no defence is declared"
         return Finding(name, "pass", takes, None, reason)
     if normal(declared) == normal(c.defence):
-        return Finding(name, "pass", takes, None, f"the attacks went through {c.defence}, as declared")
+        if not c.declared_digest or c.declared_digest == c.defence_digest:
+            return Finding(name, "pass", takes, None, f"the attacks went through {c.defence}, as declared")
+        reason = (
+            f"the registry declares {c.defence} with settings of digest {c.declared_digest[:12]}, the attacks went "
+        )
+        reason += f"through it with other settings ({c.defence_digest[:12]}): `privacy-gate defences show` tells them"
+        return Finding(name, "fail", takes, None, reason)
     has = f"names {c.defence}" if c.defence else "names none"
     reason = f"the registry declares the defence {declared!r}, the configuration {has}: the attacks were not adaptive; "
     reason += "name it under `defence:`, or mend the model's tag"

@@ -8,7 +8,9 @@ import pytest
 
 from privacy_gate.attacks import CATALOG, Attack
 from privacy_gate.datamodel import Observations, ThreatModel
+from privacy_gate.observe import GIVEN
 from privacy_gate.signals import CATALOG as SIGNALS
+from privacy_gate.signals import PROBES
 from tests.worlds import auc, auc_noise, gaussian_world, half_of_the_persons, reordered
 
 every_attack = pytest.mark.parametrize("attack", list(CATALOG), ids=CATALOG.names())
@@ -73,8 +75,13 @@ def test_finite_where_outputs_saturate(attack: Attack, leaky, extreme):
     some = np.arange(seen.n) % 7 == 0
     value = {"confidence": float(extreme > 0), "correctness": float(extreme > 0), "entropy": 0.0}
     value["modified_entropy"] = 0.0 if extreme > 0 else 2 * abs(extreme)
-    target = {name: np.where(some, value.get(name, extreme), kept) for name, kept in seen.target.items()}
-    references = {name: np.where(some, value.get(name, extreme), kept) for name, kept in seen.references.items()}
+
+    def saturated(signals, row):
+        """The same signals with the extreme value in some of the rows; a row is that axis of an array."""
+        rows = {name: some.reshape([-1 if axis == row else 1 for axis in range(kept.ndim)]) for name, kept in signals}
+        return {name: np.where(rows[name], value.get(name, extreme), kept) for name, kept in signals}
+
+    target, references = saturated(seen.target.items(), 0), saturated(seen.references.items(), 1)
     assert np.isfinite(attack.score(replace(seen, target=target, references=references))).all()
 
 
@@ -144,7 +151,7 @@ def test_says_what_it_is(attack: Attack):
     assert attack.threat_models
     assert set(attack.threat_models) <= set(ThreatModel)
     assert attack.requires
-    assert all(name in SIGNALS for name in attack.requires)
+    assert all(name in SIGNALS or name in PROBES or name in GIVEN for name in attack.requires)
     assert len(inspect.signature(attack.score).parameters) == 1
 
 

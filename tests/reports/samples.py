@@ -38,6 +38,7 @@ from privacy_gate.datamodel import (
     VerdictStatus,
     WaiverState,
 )
+from privacy_gate.defences import configure
 from privacy_gate.errors import RegistryUnreachable
 from privacy_gate.reports import assemble
 from privacy_gate.reports.document import Attempt, Cache, MlflowLog, Report, Run
@@ -449,7 +450,7 @@ def passing() -> Report:
             signals=_signals(audit, 0.03),
             findings=_findings(),
             shadows=_shadows(audit, 16, 0.853, 0.851),
-            defence={"coarsen": {"decimals": 2}},
+            defences=configure({"output_coarsening": {"decimals": 2}}),
             seed=0,
             suite="full",
             run=_RUN,

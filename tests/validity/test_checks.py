@@ -166,6 +166,14 @@ def test_declared_defences(declared, configured, status):
     assert run("undeclared_defence", replace(CLEAN, declared_defence=declared, defence=configured)).status == status
 
 
+def test_a_declared_digest_must_match():
+    declared = {"declared_defence": "memguard", "declared_digest": "a" * 64, "defence": "memguard"}
+    assert run("undeclared_defence", replace(CLEAN, **declared, defence_digest="a" * 64)).status == "pass"
+    other = run("undeclared_defence", replace(CLEAN, **declared, defence_digest="b" * 64))
+    assert other.status == "fail"
+    assert "aaaaaaaaaaaa" in other.reason
+
+
 class TestCoarseOutputs:
     def coarse(self, step, shadows_too):
         world = circumstances(n=500)

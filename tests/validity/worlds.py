@@ -170,7 +170,7 @@ def findings(*, seed, n=1000, shadows=8, leak=0.0, shift=0.0, input_shift=0.0, p
         answers = from_shadows(target, (), replace(plan, member=inside[:0], seeds=np.arange(0)), labels)
     inputs = look(features, labels, member, audit.persons, seed) if look_at_inputs else None
     return evaluate(
-        observe(answers, audit, attacks, None),
+        observe(answers, audit, attacks),
         audit,
         attacks,
         seed,
