@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,30 +19,24 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_gate import thresholds
 from privacy_gate.annex import KEY_VARIABLE, key_from_environment
 from privacy_gate.attacks import CATALOG as ATTACKS
-from privacy_gate.attacks import Attack
 from privacy_gate.datamodel import (
     AttackOutcome,
     AttackResult,
     Audit,
-    Bools,
     Candidate,
     Estimand,
     Ints,
     Measurement,
-    Observations,
     Outputs,
     Regression,
-    Scope,
     ThreatModel,
     VerdictStatus,
 )
 from privacy_gate.defences import NOTHING, Defences
 from privacy_gate.errors import (
     DataError,
-    GateError,
     ModelOutputUnusable,
     NotEvaluable,
     UnsupportedModel,
@@ -52,8 +45,8 @@ from privacy_gate.errors import (
 )
 from privacy_gate.features import read_npz, row_hashes, take
 from privacy_gate.manifest import Dataset, class_order, encode
-from privacy_gate.metrics import Proportion, averaged, normal_deviate
 from privacy_gate.observe import Answers, observe
+from privacy_gate.pairs import alone, differences
 from privacy_gate.policy.cells import name_of
 from privacy_gate.registry import Registry, StoredEvidence
 from privacy_gate.reports.compare import stored_accuracies, unpaired
@@ -173,104 +166,6 @@ KINDS = ("person", "record")
 
 
 # --- the difference of two models on the same records -----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """Share of records that only the first of two decisions calls members, less the share that only the second does.
-
-    only_first, only_second  shares, each known as well as from n independent records
-    correlation              of the two shares' errors, at most 0
-    """
-
-    only_first: Proportion
-    only_second: Proportion
-    correlation: float
-
-    @property
-    def value(self) -> float:
-        """The point estimate."""
-        return self.only_first.p - self.only_second.p
-
-    def reach(self, deviate: float) -> float:
-        """How far from the value the bound `deviate` standard errors away lies: MOVER of two correlated shares.
-
-        Zou & Donner (2008) with Wilson's bounds, which leave room where no record tells the decisions apart.
-        """
-        a = abs(self.only_first.wilson(deviate) - self.only_first.p)
-        b = abs(self.only_second.wilson(-deviate) - self.only_second.p)
-        return math.sqrt(a * a + b * b - 2.0 * self.correlation * a * b)
-
-
-def gain(first: Bools, second: Bools, persons: Ints) -> Gain:
-    """What the decisions `first` [n] call members beyond `second` [n], clustered by person [n]."""
-    n = len(first)
-    index = np.unique(persons, return_inverse=True)[1]
-    sizes = np.bincount(index).astype(np.float64)
-    only = [(first & ~second).astype(np.float64), (second & ~first).astype(np.float64)]
-    shares = [float(o.sum()) / n for o in only]
-    sums = [np.bincount(index, weights=o) - p * sizes for o, p in zip(only, shares, strict=True)]
-    norm = math.sqrt(float(sums[0] @ sums[0]) * float(sums[1] @ sums[1]))
-    # A positive one would narrow the interval on the word of a few people; it is not believed.
-    correlation = min(0.0, float(sums[0] @ sums[1]) / norm) if norm > 0 else 0.0
-    size = _effective_size(only[0] - only[1], index, sizes)
-    return Gain(Proportion(shares[0], size), Proportion(shares[1], size), max(correlation, -1.0))
-
-
-def _effective_size(steps: NDArray[np.float64], index: Ints, sizes: NDArray[np.float64]) -> float:
-    """How many independent records tell as much about the mean of steps [n] in {-1, 0, 1} as these do.
-
-    n over the design effect, with two pseudo-persons of mean size, one all +1 and one all -1: without them two
-    decisions that agree on everybody would say nothing of how alike one person's records are.
-    """
-    n, m = len(steps), len(sizes)
-    if m == n:
-        return float(n)
-    mean_size = n / m
-    n_all, m_all = n + 2.0 * mean_size, m + 2.0
-    mean = float(steps.sum()) / n_all
-    of_pseudo = mean_size**2 * ((1.0 - mean) ** 2 + (1.0 + mean) ** 2)
-    squares = float(np.square(np.bincount(index, weights=steps) - mean * sizes).sum()) + of_pseudo
-    clustered = m_all / (m_all - 1.0) * squares / n_all**2
-    spread = (float(np.square(steps).sum()) + 2.0 * mean_size) / n_all - mean**2
-    return n / max(1.0, clustered / (spread / (n_all - 1.0)))
-
-
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Balanced accuracy of one model less that of another, on the same records, in [-1, 1]; MOVER of the two sides."""
-
-    members: Gain
-    nonmembers: Gain
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """The least and the largest possible value."""
-        return -1.0, 1.0
-
-    @property
-    def value(self) -> float:
-        """(gain in TPR - gain in FPR) / 2."""
-        return (self.members.value - self.nonmembers.value) / 2.0
-
-    def lower(self, alpha: float) -> float:
-        """One-sided lower bound at confidence 1 - alpha."""
-        return self._bound(-normal_deviate(alpha))
-
-    def upper(self, alpha: float) -> float:
-        """One-sided upper bound at confidence 1 - alpha."""
-        return self._bound(normal_deviate(alpha))
-
-    def _bound(self, deviate: float) -> float:
-        distance = math.hypot(self.members.reach(deviate), self.nonmembers.reach(-deviate)) / 2.0
-        return min(max(self.value + math.copysign(distance, deviate), -1.0), 1.0)
-
-
-def paired_difference(first: Bools, second: Bools, member: Bools, persons: Ints) -> PairedDifference:
-    """Balanced accuracy of decisions `first` [R] less that of `second` [R] on the same records, by person [R]."""
-    return PairedDifference(
-        gain(first[member], second[member], persons[member]), gain(first[~member], second[~member], persons[~member])
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,8 +328,8 @@ def regression(
     try:
         common = _common(found, subject, key, seed, notes)
         answers = _answers(found, subject, common, work, declared_classes, logs)
-        differences = _paired(subject, answers, common, attacks, seed, defences, notes)
-        if not differences:
+        found_pairs = _paired(subject, answers, common, attacks, seed, defences, notes)
+        if not found_pairs:
             raise _CannotPair("no attack of the suite runs on the answers of both models alone")
     except _CannotPair as error:
         notes.append(error.what)
@@ -445,7 +340,7 @@ def regression(
         paired=True,
         members=common.members,
         nonmembers=common.nonmembers,
-        differences=(*differences, *_unpaired_rest(found, outcomes, [name for name, _ in differences], notes)),
+        differences=(*found_pairs, *_unpaired_rest(found, outcomes, [name for name, _ in found_pairs], notes)),
         note=_joined(notes),
         approved=found.approved,
     )
@@ -554,10 +449,10 @@ def _paired(
     defences: Defences,
     notes: list[str],
 ) -> tuple[tuple[str, Measurement], ...]:
-    """Per attack and scope: thresholds of each model's own, fitted on the same half of the people as the other's."""
+    """Per attack and scope, on the people whom both models know alike."""
     audit = _part(subject.audit, common.rows)
     target = replace(subject.target, values=subject.target.values[common.rows])
-    able = [ATTACKS[name] for name in dict.fromkeys(attacks) if _alone(ATTACKS[name])]
+    able = [ATTACKS[name] for name in dict.fromkeys(attacks) if alone(ATTACKS[name])]
     try:
         first, second = (
             observe(Answers(outputs), audit, [attack.id for attack in able], defences, seed).views[0].seen
@@ -565,23 +460,7 @@ def _paired(
         )
     except (NotEvaluable, DataError, ModelOutputUnusable) as error:
         raise _CannotPair(f"the two models cannot be attacked alike: {error.what}") from error
-    found: list[tuple[str, Measurement]] = []
-    for attack in able:
-        try:
-            mine, theirs = _decisions(attack, first, audit, seed), _decisions(attack, second, audit, seed)
-        except (GateError, ArithmeticError, ValueError, LookupError, TypeError) as error:
-            notes.append(f"{attack.id} could not be compared ({type(error).__name__})")
-            continue
-        for name, repeats in mine.items():
-            pairs = zip(repeats, theirs[name], strict=True)
-            found.append((name, averaged([paired_difference(a, b, audit.member, audit.persons) for a, b in pairs])))
-    return tuple(found)
-
-
-def _alone(attack: Attack) -> bool:
-    """Whether an attack needs the answers of one model and nothing else."""
-    decides = not attack.thresholded or ThreatModel.KNOWN_SUBSET in attack.threat_models
-    return decides and not attack.reads_known and attack.min_in == attack.min_out == 0
+    return tuple(differences(able, first, second, audit, seed, notes))
 
 
 def _part(audit: Audit, rows: Ints) -> Audit:
@@ -593,21 +472,6 @@ def _part(audit: Audit, rows: Ints) -> Audit:
         groups={name: values[rows] for name, values in audit.groups.items()},
         has_persons=audit.has_persons,
     )
-
-
-def _decisions(attack: Attack, seen: Observations, audit: Audit, seed: int) -> dict[str, list[Bools]]:
-    """Cell name -> decisions [C] per repeat. The folds follow from persons and seed: both models have the same."""
-    withheld = seen.reveal(audit.member, np.zeros(seen.n, dtype=np.bool_))
-    scores = np.asarray(attack.score(withheld), dtype=np.float64)
-    if not attack.thresholded:
-        return {f"{attack.id}, {attack.threat_models[0].value}": [scores > 0]}
-    folds = thresholds.person_folds(audit.member, audit.persons, seed, repeats=_REPEATS)
-    return {
-        f"{attack.id}, {ThreatModel.KNOWN_SUBSET.value}, {scope.value}": thresholds.cross_fit(
-            scores, audit.member, audit.labels, audit.persons, len(audit.classes), scope, folds
-        )
-        for scope in Scope
-    }
 
 
 def _from_reports(found: Anchor, outcomes: Sequence[AttackOutcome], notes: list[str]) -> Regression:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,18 @@ def _mistakes(loaded: Loaded[Config]) -> Iterator[Diagnostic]:
     config, positions = loaded.value, loaded.positions
     for number, name in enumerate(config.attacks or ()):
         yield from _unknown(ATTACKS, name, loaded, ("attacks", number))
-    for name, settings in config.defence.items():
-        unknown = list(_unknown(DEFENCES, name, loaded, ("defence", name)))
-        yield from unknown
-        if not unknown:
-            try:
-                DEFENCES[name].configure(settings)
-            except ValidationError as error:
-                errors = error.errors(include_url=False, include_input=False)
-                yield from positions.explain(errors, DEFENCES[name].settings, ("defence", name))
+    named: list[tuple[Trail, Mapping[str, Any]]] = [(("defence",), config.defence)]
+    named += [(("compare", number), settings) for number, settings in enumerate(config.compare)]
+    for trail, chosen in named:
+        for name, settings in chosen.items():
+            unknown = list(_unknown(DEFENCES, name, loaded, (*trail, name)))
+            yield from unknown
+            if not unknown:
+                try:
+                    DEFENCES[name].configure(settings)
+                except ValidationError as error:
+                    errors = error.errors(include_url=False, include_input=False)
+                    yield from positions.explain(errors, DEFENCES[name].settings, (*trail, name))
 
 
 def _unknown(catalog: Catalog[Any], name: str, loaded: Loaded[Config], trail: Trail) -> Iterator[Diagnostic]:

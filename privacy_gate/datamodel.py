@@ -196,7 +196,7 @@ class Observations:
 class ShadowPlan:
     """Which record trains which shadow: a pure function of counts, persons, labels and seed."""
 
-    kind: Literal["balanced", "disjoint", "loaded"]
+    kind: Literal["balanced", "disjoint", "loaded", "retrained"]
     member: Bools  # [S, U] in the training set of shadow s
     pool: Bools  # [U] records whose in/out answers set the shadow thresholds
     seeds: Ints  # [S] one per shadow, independent of every other shadow
@@ -367,6 +367,61 @@ class Cause:
     p_value: float | None
     reason: str
     rows: tuple[CauseRow, ...] = ()
+
+
+# --- what else could be released ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """One model on the way from privacy to utility: the undefended one stopped early, or the candidate itself."""
+
+    name: str  # epoch 8, 40 % of its rounds, models:/churn/3
+    train_accuracy: float  # on the audited members
+    test_accuracy: float  # on the audited non-members
+    attacks: Mapping[str, Measurement]  # attack -> its balanced accuracy, thresholds cross-fitted
+
+    @property
+    def worst(self) -> float:
+        """Accuracy of the strongest attack."""
+        return max(found.value for found in self.attacks.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """The early-stopping benchmark (Song & Mittal 2021, section 5.2): is the candidate better than stopping early?
+
+    source       how the stops came about
+    stops        of the undefended model, in order of training
+    matched      the stop whose test accuracy comes closest to the candidate's; the earliest among equals
+    differences  attack -> accuracy on the candidate less that on the matched stop, paired over records
+    dominated_by stops that are at least as accurate on unseen records, and proven to leak less
+    """
+
+    source: Literal["retraining", "staged", "checkpoints"]
+    candidate: Stop
+    stops: tuple[Stop, ...]
+    matched: int
+    differences: Mapping[str, Measurement]
+    dominated_by: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """The candidate's recipe with another defence, judged by the same policy."""
+
+    name: str  # of the defence with its settings; "as it is" for the candidate
+    settings: Mapping[str, Any]  # defence -> settings; empty for none
+    verdict: Verdict
+    train_accuracy: float
+    test_accuracy: float
+    attack: str  # the strongest one's name; "" where none ran
+    accuracy: Measurement | None  # of that attack
+    tpr_at_fpr: Mapping[float, Measurement]  # FPR -> TPR of the attack that is best there
+    high_risk: Measurement | None  # attributable share of members at the judged score
+    retrained: bool  # False: the candidate itself, behind an output defence perhaps
+    gain: float  # test accuracy less the candidate's
 
 
 # --- the verdict ----------------------------------------------------------------------------------------------------

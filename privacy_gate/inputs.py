@@ -1,7 +1,7 @@
 """What the records tell without any model: can a classifier name the members from their inputs, are there near copies?
 
 A leak is only a leak if members and non-members are alike but for their membership. Both looks use records, labels and
-the answer key, never an answer of the model under audit.
+the answer key, never an answer of the model under audit. `coordinates` gives attackers the records as numbers.
 """
 
 from __future__ import annotations
@@ -37,10 +37,14 @@ RADIUS = 0.05  # root mean square difference of near copies per column, in robus
 HAMMING = 0.01  # share of columns in which near copies may differ, where all columns are binary
 PROJECTED = 128  # columns that distances are taken in; wider tables are projected at random
 QUERIES = 5_000  # persons of either kind that are compared
+COORDINATES = 32  # columns that attackers see of a record
+ENCODED = 512  # columns that the coordinates are the main components of
+BASIS_ROWS = 20_000  # records that the components are computed from
 _CLIPPED, _MISSING = 10.0, -20.0  # in robust standard deviations: rounding in float32 stays below the radius
 _CHUNK = 512
 
 _STREAM = 31  # keeps these draws apart from every other use of the run's seed
+_COORDINATES_STREAM = 67
 _FOLD_SEED = 1_000_003  # the halves of this test are not those of the attacks
 
 
@@ -60,6 +64,47 @@ def look(features: Features, labels: Ints, member: Bools, persons: Ints, seed: i
     if len(rows) < len(labels):
         note = f"{note}; {len(rows):,} of {len(labels):,} records were drawn" if note else ""
     return Inputs(scores, side[held], people[held], near, expected, compared, note)
+
+
+def coordinates(features: Features, count: int) -> Floats:
+    """[count, d] the first `count` records as d <= 32 columns of mean 0 and variance 1, cut off at 10 deviations.
+
+    Numbers as they are and how many of them are missing, categories one-hot, texts by their words; the main components
+    where that is more than 32 columns. Membership, labels and models are not looked at. d = 0: all records are equal.
+    """
+    rng = np.random.default_rng([_COORDINATES_STREAM])
+    nothing = np.zeros(count, dtype=np.int64)
+    columns = _encoded(_table(features[:count], nothing, rng, ENCODED))
+    columns = columns[:, columns.any(axis=0)]
+    if columns.shape[1] > COORDINATES:
+        columns = _components(columns, rng)
+    # Equal to the last bit on every machine, or a rank might change.
+    return np.asarray(np.round(np.clip(_standard(columns), -_CLIPPED, _CLIPPED), 6) + 0.0)
+
+
+def _encoded(table: _Table) -> Floats:
+    """[n, p] every column of mean 0; every column of numbers, and all columns of a category together, of variance 1."""
+    missing = np.isnan(table.numbers).sum(axis=1, keepdims=True)
+    parts = [_standard(part) for part in (table.numbers, missing, table.words)]
+    often = max(2, min(CATEGORIES, ENCODED // max(table.codes.shape[1], 1)))
+    for codes in table.codes.T:
+        # Codes count from the most frequent one; the rare ones share a column, the missing ones have one.
+        block = np.eye(often + 1)[np.where(codes < 0, often, np.minimum(codes, often - 1))]
+        block -= block.mean(axis=0)
+        block[:, np.abs(block).max(axis=0) < 1e-9] = 0.0  # a constant column, up to rounding
+        parts.append(block / (np.sqrt(np.square(block).sum() / len(block)) or 1.0))
+    return np.concatenate(parts, axis=1)
+
+
+def _components(columns: Floats, rng: np.random.Generator) -> Floats:
+    """[n, d] main components of [n, p] columns, d <= 32."""
+    from sklearn.decomposition import PCA
+
+    some = np.sort(rng.permutation(len(columns))[:BASIS_ROWS])
+    wanted = min(COORDINATES, len(some))
+    found = PCA(wanted, svd_solver="covariance_eigh").fit(columns[some]).transform(columns)
+    # Records that span fewer dimensions leave components of rounding errors, which must not be blown up to variance 1.
+    return np.asarray(found[:, found.std(axis=0) > 1e-6 * found.std()], dtype=np.float64)
 
 
 def _drawn(member: Bools, persons: Ints, width: int, rng: np.random.Generator) -> Ints:
@@ -92,11 +137,12 @@ class _Table:
     exact: Ints
 
 
-def _table(features: Features, labels: Ints, rng: np.random.Generator) -> _Table:
+def _table(features: Features, labels: Ints, rng: np.random.Generator, most: int = MOST_COLUMNS) -> _Table:
     count = len(labels)
     if isinstance(features, np.ndarray) and features.dtype.kind in "fiub":
         empty = np.empty((count, 0), dtype=np.float32)
-        return _Table(_thinned(features.reshape(count, -1), rng), _codes([labels], count), empty, np.zeros(count, int))
+        wide = features.reshape(count, -1)
+        return _Table(_thinned(wide, rng, most), _codes([labels], count), empty, np.zeros(count, int))
     frame = _frame(features, count)
     numbers, categories, texts = [], [labels], []
     exact = np.zeros(count, dtype=np.int64)
@@ -113,7 +159,7 @@ def _table(features: Features, labels: Ints, rng: np.random.Generator) -> _Table
         if np.mean([" " in word for word in words]) > 0.2:
             texts.append(words)
     stacked = np.stack(numbers, axis=1) if numbers else np.empty((count, 0))
-    return _Table(_thinned(stacked, rng), _codes(categories, count), _words(texts, count), exact)
+    return _Table(_thinned(stacked, rng, most), _codes(categories, count), _words(texts, count), exact)
 
 
 def _frame(features: Features, count: int) -> pd.DataFrame:
@@ -139,13 +185,13 @@ def _numeric(column: pd.Series[Any]) -> Floats | None:
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def _thinned(values: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float32]:
-    """[n, p] with p at most MOST_COLUMNS: means of runs of neighbours, and single columns drawn at random."""
+def _thinned(values: NDArray[Any], rng: np.random.Generator, most: int = MOST_COLUMNS) -> NDArray[np.float32]:
+    """[n, p] with p at most `most`: means of runs of neighbours, and single columns drawn at random."""
     width = values.shape[1]
-    out = np.empty((len(values), min(width, MOST_COLUMNS)), dtype=np.float32)
-    starts = np.linspace(0, width, MOST_COLUMNS // 2, endpoint=False, dtype=np.int64)
+    out = np.empty((len(values), min(width, most)), dtype=np.float32)
+    starts = np.linspace(0, width, most // 2, endpoint=False, dtype=np.int64)
     lengths = np.diff(starts, append=width)
-    single = np.sort(rng.choice(width, MOST_COLUMNS // 2, replace=False)) if width > MOST_COLUMNS else None
+    single = np.sort(rng.choice(width, most // 2, replace=False)) if width > most else None
     largest = float(np.finfo(np.float32).max) / 4
     for begin in range(0, len(values), _CHUNK):
         part = np.clip(values[begin : begin + _CHUNK].astype(np.float64), -largest, largest)  # NaN stays

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from privacy_gate.signals.logit_space import resolution_of
 
 SHOWN_SIGNALS = frozenset({"modified_entropy", "modified_entropy_1e30", "logit_confidence", "correctness"})
 """Read by the risk estimators and by the report, whatever attacks run."""
+
+_NOISE_STREAM = 51  # keeps the defences' noise apart from every other use of the run's seed
 
 GIVEN = frozenset({"coordinates"})
 """Signals of the records themselves, which no model is asked for: see `inputs.coordinates`."""
@@ -90,9 +93,7 @@ def from_shadows(
         PoolPart(_part(o, rows), labels[rows], plan.member[s, rows], people, rows) for s, o in enumerate(shadows)
     )
     member = plan.member[:, : len(target.values)] if len(shadows) else None
-    return Answers(
-        target, tuple(shadows), parts, member, shadow_probes=tuple(probes) if probes is not None and shadows else None
-    )
+    return Answers(target, tuple(shadows), parts, member, shadow_probes=tuple(probes) if probes and shadows else None)
 
 
 def _part(outputs: Outputs, rows: Ints | slice) -> Outputs:
@@ -126,7 +127,8 @@ def observe(
     Raises NotEvaluable for a constant answer, and where a fitted defence has no reference records.
     """
     names = frozenset(SHOWN_SIGNALS.union(*(ATTACKS[name].requires for name in attacks)))
-    target = defences.around(lambda: _known_of_target(answers, audit), seed)(answers.target)
+    path = defences.around(lambda: _known_of_target(answers, audit), _noise_of(seed, 0), released=True)
+    target = path(answers.target)
     if np.ptp(target.values, axis=0).max() == 0:
         raise NotEvaluable(
             "the model gives the same answer for every record",
@@ -152,6 +154,13 @@ def observe(
     )
 
 
+def _noise_of(seed: int, model: int) -> int:
+    """The seed of one model's noise. Answers of few values would otherwise get the same noise from all models, which
+    is none: the attacker's shadows would show what it does to each value.
+    """
+    return int(np.random.SeedSequence([_NOISE_STREAM, seed, model]).generate_state(1)[0])
+
+
 def _known_of_target(answers: Answers, audit: Audit) -> tuple[Outputs, Bools]:
     """What the defence of the released model was fitted to: its members, and the defence's own records."""
     return _beside(_part(answers.target, np.flatnonzero(audit.member)), answers.beside)
@@ -175,7 +184,8 @@ def _through(answers: Answers, defences: Defences, seed: int) -> Answers:
     for s, part in enumerate(answers.pool):
         beside = answers.beside_shadows[s] if answers.beside_shadows else None
         known = _part(part.outputs, np.flatnonzero(part.member))
-        path = defences.around(lambda known=known, beside=beside: _beside(known, beside), seed)  # type: ignore[misc]
+        fitted_to = partial(_beside, known, beside)
+        path = defences.around(fitted_to, _noise_of(seed, 1 + s))
         if answers.shadows and part.rows is not None:
             everything = path(answers.shadows[s])
             shadows.append(everything)
@@ -198,7 +208,7 @@ def _view(answers: Answers, target: Outputs, audit: Audit, names: frozenset[str]
     count = len(audit.labels)
     asked = sorted(names & set(SIGNALS.names()))
     probed = sorted(names & set(PROBES.names()) & set(answers.probes))
-    of_shadows = [] if answers.shadow_probes is None else [n for n in probed if PROBES[n].shadows]
+    of_shadows = [n for n in probed if n in answers.shadow_probes[0]] if answers.shadow_probes else []
 
     def signals(outputs: Outputs, labels: Ints) -> dict[str, Floats]:
         fine = replace(outputs, resolution=step) if outputs.kind == "probabilities" else outputs

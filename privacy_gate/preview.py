@@ -11,8 +11,8 @@ import numpy as np
 from privacy_gate.closing import known
 from privacy_gate.datamodel import Candidate, DatasetHint
 from privacy_gate.manifest import Dataset
-from privacy_gate.pipeline import Progress, Silent, prepare
 from privacy_gate.policy import decidability
+from privacy_gate.preparation import Progress, Silent, prepare
 from privacy_gate.request import CheckRequest
 from privacy_gate.shadows.store import Store
 from privacy_gate.shadows.train import keys, usable_cores

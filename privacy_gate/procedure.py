@@ -107,7 +107,7 @@ def in_its_place(view: View, s: int, rng: np.random.Generator) -> View:
     others = np.flatnonzero(np.arange(seen.shadows) != s)
     member = seen.reference_member[others]
     chosen = _equally_many(member, seen.persons, rng)
-    references = {name: np.take_along_axis(answers[others], chosen, 0) for name, answers in seen.references.items()}
+    references = {name: _chosen(answers[others], chosen) for name, answers in seen.references.items()}
     inside = np.take_along_axis(member, chosen, 0)
     target = Observations(
         target={name: answers[s].copy() for name, answers in seen.references.items()},
@@ -121,13 +121,18 @@ def in_its_place(view: View, s: int, rng: np.random.Generator) -> View:
     # Rebuilt instead of cut out of `view.pool`: predictions judged alone may bring a pool of other models, and then
     # nothing tells whose answers stand where.
     pool = Observations(
-        target={name: answers.ravel() for name, answers in references.items()},
+        target={name: answers.reshape(-1, *answers.shape[2:]) for name, answers in references.items()},
         labels=np.tile(seen.labels, len(inside)),
         known=inside.ravel().astype(np.int8),
         persons=np.arange(inside.size, dtype=np.int64),
         classes=seen.classes,
     )
     return View(target, pool if len(inside) else None, view.adaptive)
+
+
+def _chosen(answers: Floats, rows: Ints) -> Floats:
+    """[a + b, R] or [a + b, R, d] out of [S, R] or [S, R, d], each record's own choice of rows."""
+    return np.take_along_axis(answers, rows if answers.ndim == 2 else rows[..., None], 0)
 
 
 def _equally_many(member: Bools, persons: Ints, rng: np.random.Generator) -> Ints:

@@ -114,6 +114,30 @@ class Shadows(Settings):
     retries: int = Field(2, ge=0, description="how often a shadow is tried again after its worker died")
 
 
+class FrontierSettings(Settings):
+    """Where the stages of the undefended model come from, for the early-stopping benchmark."""
+
+    source: Literal["retraining", "staged", "checkpoints"] = Field(
+        "retraining", description="one watched retraining; the candidate's own rounds; models that the run logged"
+    )
+    checkpoints: list[str] = Field([], description="models:/ or runs:/ URIs, in the order of training")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"source": value}
+        if isinstance(value, dict) and "checkpoints" in value:
+            return {"source": "checkpoints", **value}
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> FrontierSettings:
+        if (self.source == "checkpoints") != bool(self.checkpoints):
+            raise ValueError("checkpoints: lists the models of `source: checkpoints`, and only those")
+        return self
+
+
 class Config(Settings):
     """privacy-gate.yaml."""
 
@@ -127,6 +151,8 @@ class Config(Settings):
     defence: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="what the model was trained with, or is released behind, in this order"
     )
+    frontier: FrontierSettings | None = Field(None, description="run the early-stopping benchmark")
+    compare: list[dict[str, dict[str, Any]]] = Field([], description="defences that `defences compare` tries")
     attacks: list[str] | None = Field(None, min_length=1, description="default: the suite's")
     policy: str | None = Field(None, description="policy file, relative to this one")
     waivers: str | None = Field(None, description="waiver file, relative to this one; default: the policy's")

@@ -24,6 +24,7 @@ class Terms:
 
     attacks   ids, each once
     defences  what the config says that the model was trained with, or is released behind
+    others    what `defences compare` tries in their place; empty: what the defences themselves suggest
     waivers   of the waiver file; whether they have an effect is the policy's business
     baseline  the approved model or its report; None for none
     key       of the pseudonyms; None: neither a member list nor an annex can be written
@@ -33,6 +34,7 @@ class Terms:
     policy: Policy
     attacks: tuple[str, ...]
     defences: Defences
+    others: tuple[Defences, ...]
     waivers: tuple[Entry, ...]
     baseline: str | None
     key: bytes | None
@@ -56,11 +58,17 @@ def settle(request: CheckRequest) -> Terms:
         policy=policy,
         attacks=tuple(ATTACKS[name].id for name in dict.fromkeys(chosen)),
         defences=configure(request.config.defence) if request.config else NOTHING,
+        others=_others(request),
         waivers=_waivers(request, policy),
         baseline=_baseline(request),
         key=key,
         today=datetime.datetime.now(datetime.UTC).date(),
     )
+
+
+def _others(request: CheckRequest) -> tuple[Defences, ...]:
+    given = request.config.compare if request.config else []
+    return tuple(configure(settings, f"compare.{n}") for n, settings in enumerate(given))
 
 
 def _waivers(request: CheckRequest, policy: Policy) -> tuple[Entry, ...]:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from privacy_gate import baseline, manifest
-from privacy_gate.baseline import Anchor, Subject, anchor, gain, member_list, paired_difference, pseudonym_key
+from privacy_gate.baseline import Anchor, Subject, anchor, member_list, pseudonym_key
 from privacy_gate.datamodel import AttackResult, Audit, Description, Outputs, Scope, ThreatModel
 from privacy_gate.errors import CandidateNotFound, DataError, UsageError
 from privacy_gate.metrics import balanced_accuracy
+from privacy_gate.pairs import gain, paired_difference
 from privacy_gate.policy.attempts import attempt_number
 from privacy_gate.registry import RecordedReport, Registry, open_registry
 from privacy_gate.registry.in_memory import InMemoryRegistry

@@ -6,7 +6,7 @@ import pytest
 
 from privacy_gate import inputs, metrics
 from privacy_gate.features import load, save
-from privacy_gate.inputs import look
+from privacy_gate.inputs import coordinates, look
 
 
 def sides(n):
@@ -192,3 +192,101 @@ def test_is_deterministic_and_bounded(monkeypatch):
     assert "200 of 800 records" in first.note
     monkeypatch.setattr(inputs, "MOST_RECORDS", 50)
     assert len(look(features, labels, member, persons, 5).scores) <= 50
+
+
+class TestCoordinates:
+    """The records as numbers for attackers: nothing but the records is in them."""
+
+    def test_few_columns_are_themselves(self):
+        rng = np.random.default_rng(0)
+        table = rng.normal(3.0, [1.0, 20.0, 0.1], size=(400, 3)).astype(np.float32)
+        found = coordinates(table, 400)
+        wide = table.astype(np.float64)
+        # Kept to six decimals; float32 noise would need a seventh.
+        np.testing.assert_allclose(found, (wide - wide.mean(axis=0)) / wide.std(axis=0), atol=1e-6)
+
+    def test_many_columns_become_main_components(self):
+        rng = np.random.default_rng(1)
+        hidden = rng.normal(size=(600, 3))
+        table = hidden @ rng.normal(size=(3, 100)) + 0.01 * rng.normal(size=(600, 100))
+        found = coordinates(table, 600)
+        assert found.shape == (600, 32)
+        np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-6)
+        np.testing.assert_allclose(found.std(axis=0), 1, atol=1e-5)
+        standard = (table - table.mean(axis=0)) / table.std(axis=0)
+        left, _, _ = np.linalg.svd(standard, full_matrices=False)
+        for mine, theirs in zip(found.T[:3], left.T[:3], strict=True):
+            assert abs(np.corrcoef(mine, theirs)[0, 1]) == pytest.approx(1, abs=1e-6)
+
+    def test_records_in_few_dimensions(self):
+        rng = np.random.default_rng(2)
+        table = rng.normal(size=(300, 5)) @ rng.normal(size=(5, 80))
+        # Five directions, not five and 27 of rounding errors blown up to variance 1 (float32 leaves some of its own).
+        assert coordinates(table, 300).shape[1] == 5
+        assert coordinates(np.ones((50, 80)), 50).shape == (50, 0)
+        assert coordinates(rng.normal(size=(10, 80)), 10).shape[1] <= 10
+
+    def test_the_audited_records_come_first(self):
+        rng = np.random.default_rng(3)
+        table = rng.normal(size=(500, 6))
+        np.testing.assert_array_equal(coordinates(table, 200), coordinates(table[:200], 200))
+
+    def test_frames(self):
+        rng = np.random.default_rng(4)
+        n = 300
+        colour = rng.choice(["red", "green", "blue"], n, p=[0.6, 0.3, 0.1])
+        frame = pd.DataFrame(
+            {"age": rng.normal(40, 10, n), "colour": colour, "gone": np.where(colour == "red", np.nan, 1)}
+        )
+        found = coordinates(frame, n)
+        assert np.isfinite(found).all()
+        assert found.shape == (n, 5)  # age, how many numbers are missing, three colours; a constant is left out
+        # Each colour, and whether a number is missing, is there to be read off.
+        with_one = np.column_stack([np.ones(n), found])
+        for wanted in (colour == "red", colour == "blue", frame["gone"].isna().to_numpy()):
+            fitted = with_one @ np.linalg.lstsq(with_one, wanted.astype(float), rcond=None)[0]
+            np.testing.assert_allclose(fitted, wanted, atol=1e-4)
+
+    def test_a_category_weighs_as_much_as_a_number(self):
+        """A hundred one-hot columns of one category must not crowd out the numbers."""
+        rng = np.random.default_rng(5)
+        number = rng.normal(size=1000)
+        frame = pd.DataFrame({"number": number, "code": [f"code_{k}" for k in rng.integers(100, size=1000)]})
+        found = coordinates(frame, 1000)
+        assert found.shape == (1000, 32)
+        assert np.abs([np.corrcoef(number, column)[0, 1] for column in found.T]).max() > 0.95
+
+    def test_far_off_values_are_cut_off(self):
+        table = np.zeros((1000, 2))
+        table[:, 1] = np.arange(1000)
+        table[0, 0] = 1e30
+        assert np.abs(coordinates(table, 1000)).max() == 10
+
+    def test_names_of_categories_and_order_of_records_do_not_matter(self):
+        rng = np.random.default_rng(6)
+        code = rng.choice(4, 200, p=[0.4, 0.3, 0.2, 0.1])
+        frame = pd.DataFrame({"x": rng.normal(size=200), "code": np.array(list("abcd"))[code]})
+        other = frame.assign(code=np.array(["north", "south", "east", "west"])[code])
+        np.testing.assert_array_equal(coordinates(frame, 200), coordinates(other, 200))
+        order = rng.permutation(200)
+        turned = coordinates(frame.iloc[order].reset_index(drop=True), 200)
+        np.testing.assert_allclose(turned, coordinates(frame, 200)[order], atol=2e-6)
+
+    @pytest.mark.parametrize("kind", ["uint8", "bool", "object"])
+    def test_arrays_of_any_kind(self, kind, tmp_path):
+        rng = np.random.default_rng(7)
+        images = rng.integers(0, 2, (60, 40, 40, 3)).astype(np.uint8)
+        table = images[:, 0, :5, 0].astype(object) if kind == "object" else images.astype(kind)
+        found = coordinates(table, 60)
+        assert found.shape == (60, 5 if kind == "object" else 32)
+        assert np.isfinite(found).all()
+        if kind != "object":
+            np.testing.assert_array_equal(coordinates(load(save(table, tmp_path / "x")), 60), found)
+
+    def test_texts_are_read(self):
+        rng = np.random.default_rng(8)
+        happy = rng.random(300) < 0.5
+        words = np.where(happy, "what a fine sunny day", "it rains and it is cold")
+        frame = pd.DataFrame({"note": [f"{w} {k}" for k, w in enumerate(words)], "x": rng.normal(size=300)})
+        found = coordinates(frame, 300)
+        assert np.abs([np.corrcoef(happy, column)[0, 1] for column in found.T]).max() > 0.95

@@ -90,7 +90,8 @@ def _asked(logits: Floats, labels: Ints) -> dict[str, Floats]:
     signals = collect(Outputs(logits, "logits"), labels, SIGNALS.names())
     distance = np.tanh(signals["logit_confidence"] / 4)
     probes = {p.name: np.stack([distance, distance**3], axis=1) if p.vector else distance.copy() for p in PROBES}
-    return signals | probes
+    # Gradients shrink where distances grow.
+    return signals | {name: -values if PROBES[name].needs == "weights" else values for name, values in probes.items()}
 
 
 def _coordinates(models: Models) -> dict[str, Floats]:
@@ -120,7 +121,7 @@ def pool_of(seen: Observations) -> Observations:
     assert seen.reference_member is not None
     shadows = seen.shadows
     return Observations(
-        target={name: values.ravel() for name, values in seen.references.items()},
+        target={name: values.reshape(-1, *values.shape[2:]) for name, values in seen.references.items()},
         labels=np.tile(seen.labels, shadows),
         known=seen.reference_member.ravel().astype(np.int8),
         persons=np.arange(shadows * seen.n, dtype=np.int64),

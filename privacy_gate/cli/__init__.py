@@ -111,6 +111,7 @@ VERBS = (
     "diff",
     "explain",
     "attacks",
+    "defences",
     "policy",
     "waiver",
     "signoff",

@@ -59,12 +59,12 @@ def listed(
     opened = _open(config, store)
     entries = [] if opened is None else opened.list()
     if as_json:
-        rows = [{"key": e.key, "bytes": e.size, "used": _moment(e.used)} for e in entries]
+        rows = [{"key": e.key, "what": e.what, "bytes": e.size, "used": _moment(e.used)} for e in entries]
         typer.echo(json.dumps(rows, indent=2))
         return
     for entry in entries:
         typer.echo(_line(entry))
-    _say(f"{len(entries)} shadows, {sum(e.size for e in entries) / 1e6:.1f} MB")
+    _say(f"{_shadows(entries)} shadows, {sum(e.size for e in entries) / 1e6:.1f} MB")
 
 
 @shadows.command("verify")
@@ -79,7 +79,7 @@ def verify(
     for key in broken:
         typer.echo(key)
     if opened is None or not broken:
-        _say(f"✔ {0 if opened is None else len(opened.list())} shadows, none corrupt")
+        _say(f"✔ {0 if opened is None else _shadows(opened.list())} shadows, none corrupt")
         return 0
     if delete:
         for key in broken:
@@ -134,6 +134,11 @@ def _open(config: Path | None, store: Path | None) -> Store | None:
     if store is not None:
         raise UsageError(f"--store: there is no folder {folder}", "check the path; nothing was made")
     return None
+
+
+def _shadows(entries: Sequence[Stored]) -> int:
+    """Answers of shadows; what was asked of them beside is not counted."""
+    return sum(entry.what == "shadow" for entry in entries)
 
 
 def _say(text: str) -> None:

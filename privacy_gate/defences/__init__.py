@@ -7,17 +7,20 @@ model is made. Either way target and shadows go through the same one: that is wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, Field, ValidationError
 
 from privacy_gate.catalog import Catalog
 from privacy_gate.datamodel import Bools, Outputs
 from privacy_gate.errors import UsageError
-from privacy_gate.request import Settings
+from privacy_gate.request import Settings, TorchTraining
 from privacy_gate.storage import sha256_of_json
+
+if TYPE_CHECKING:
+    import torch
 
 Kind = Literal["output", "fitted output", "training"]
 Protect = Callable[[Outputs], Outputs]
@@ -39,34 +42,92 @@ class FittedDefence(Protocol):
         """From the model's answers on its own training records and on the defence's reference records ([n, K], [n])."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Loop:
+    """How a torch module is trained, in parts: a training defence replaces some of them (`dataclasses.replace`).
+
+    module     what is asked for a batch's answer; untrained
+    x, y       [n, ...], [n] class index: what it trains on
+    training   the `training:` settings, with the defences
+    loss       (answers of a batch, its labels) -> mean loss
+    optimizer  of the module's weights
+    batches    number of rows -> row indices of each batch of one epoch
+    seed       whatever a defence draws, it draws from this
+    reference  the defence's own records (x, y); None where there are none
+    before     called with a batch's rows before each step
+    penalties  each (answers, labels) -> what it adds to the loss
+    after      called with the number of epochs done after each; one that answers True ends the training
+    finish     called in order when the training is over
+    """
+
+    module: torch.nn.Module
+    x: torch.Tensor
+    y: torch.Tensor
+    training: TorchTraining
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    batches: Callable[[int], Iterator[torch.Tensor]]
+    seed: int = 0
+    reference: tuple[torch.Tensor, torch.Tensor] | None = None
+    before: tuple[Callable[[torch.Tensor], None], ...] = ()
+    penalties: tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], ...] = ()
+    after: tuple[Callable[[int], bool], ...] = ()
+    finish: tuple[Callable[[], None], ...] = ()
+
+    def seed_of(self, purpose: str) -> int:
+        """A seed for one purpose: two defences must not share their random numbers."""
+        return int(sha256_of_json([self.seed, purpose])[:15], 16)
+
+
+@runtime_checkable
+class RandomDefence(Protocol):
+    """A configured output defence that draws noise: each model has its own, which nobody else can draw again."""
+
+    def drawn(self, seed: int) -> Protect:
+        """The output path of the model with this seed; the noise is a function of the row and the seed."""
+
+
 class TrainingDefence(Settings):
     """A configured defence that changes the training. Subclasses override what they can be put on.
 
     in_recipe: the recipe, or the estimator that is cloned, trains with the defence already: nothing is added to it.
+    `parameters` and `training` also run in the gate's own process, so that what cannot work is refused before training.
     """
 
     in_recipe: bool = Field(False, description="the recipe (or the cloned estimator) already trains with it")
 
     title: ClassVar[str] = ""
+    package: ClassVar[str] = ""  # what must be installed beside the gate
+    extra: ClassVar[str] = ""  # the gate's optional dependencies that bring it
+    conflicts: ClassVar[tuple[str, ...]] = ()  # defences that it cannot be trained with
 
-    def estimator(self, estimator: Any) -> Any:
-        """The unfitted scikit-learn estimator with the defence."""
-        raise UsageError(
-            f"the defence {self.title} cannot be put on a {type(estimator).__name__}",
-            "train with it in your own recipe and say `in_recipe: true`, or choose another defence",
-        )
+    @classmethod
+    def suggestions(cls, estimator: str, training: TorchTraining | None) -> Sequence[Mapping[str, Any]]:
+        """Settings worth trying on an estimator of that class ("" for none), or on a module trained like that."""
+        return ()
 
-    def module(self, module: Any) -> Any:
+    def parameters(self, estimator: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What to set on an estimator of that class (with its modules where they are not a known library's)."""
+        raise self.misfit(estimator)
+
+    def training(self, training: TorchTraining) -> TorchTraining:
+        """The `training:` settings of a torch module with the defence; by default as they are."""
+        return training
+
+    def module(self, module: torch.nn.Module) -> torch.nn.Module:
         """The untrained torch module with the defence; by default as it is."""
         return module
 
-    def training(self, training: Any) -> Any:
-        """The `training:` settings (request.TorchTraining) with the defence; by default as they are."""
-        return training
+    def loop(self, loop: Loop) -> Loop:
+        """The training of a torch module with the defence; by default as it is."""
+        return loop
 
-    def fit(self, module: Any, loop: Any) -> bool:
-        """Train the torch module in place with a loop of its own; False: the usual loop serves."""
-        return False
+    def misfit(self, what: str) -> UsageError:
+        """The error for something that the defence cannot be put on."""
+        return UsageError(
+            f"the defence {self.title} cannot be put on a {what}",
+            "train with it in your own recipe and say `in_recipe: true`, or choose another defence",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +195,11 @@ class Defences:
 
     @property
     def digest(self) -> str:
-        """sha256 of the settings in full, in order: the same defence has the same digest wherever it is written."""
-        return sha256_of_json([[id, settings] for id, settings in self.document.items()])
+        """sha256 of the settings in full, in order, but not of who applies them: that is no part of the defence."""
+        where = {"in_recipe", "in_model"}
+        return sha256_of_json(
+            [[id, {k: v for k, v in given.items() if k not in where}] for id, given in self.document.items()]
+        )
 
     @property
     def reference(self) -> bool:
@@ -148,14 +212,22 @@ class Defences:
         return tuple(d for _, d in self.items if isinstance(d, TrainingDefence) and not d.in_recipe)
 
     @property
-    def output(self) -> tuple[OutputDefence | FittedDefence, ...]:
+    def in_training(self) -> dict[str, dict[str, Any]]:
+        """The settings of `training`: what the worker that trains a shadow is told."""
+        named = {id: item for id, item in self.items if isinstance(item, TrainingDefence) and not item.in_recipe}
+        return {id: item.model_dump(mode="json") for id, item in named.items()}
+
+    @property
+    def output(self) -> tuple[OutputDefence | RandomDefence | FittedDefence, ...]:
         """Those that stand between the model and its callers."""
         return tuple(d for _, d in self.items if not isinstance(d, TrainingDefence))
 
-    def around(self, known: Callable[[], tuple[Outputs, Bools]], seed: int) -> Protect:
+    def around(self, known: Callable[[], tuple[Outputs, Bools]], seed: int, *, released: bool = False) -> Protect:
         """The output path of one model: every output defence in turn, fitted ones fitted to this model.
 
-        known  the model's answers on its training records and the defence's reference records, and which are which
+        known     the model's answers on its training records and the defence's reference records, and which are which
+        seed      of this model's noise
+        released  whether it is the model from the registry: a defence that is `in_model` has answered already
         """
         steps: list[Protect] = []
 
@@ -165,9 +237,13 @@ class Defences:
             return outputs
 
         for item in self.output:
+            if released and getattr(item, "in_model", False):
+                continue
             if isinstance(item, FittedDefence):
                 answers, member = known()
                 steps.append(item.fitted(path(answers), member, seed))
+            elif isinstance(item, RandomDefence):
+                steps.append(item.drawn(seed))
             else:
                 steps.append(item.protect)
         return path

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -10,7 +11,7 @@ from scipy.special import softmax
 
 from privacy_gate.datamodel import Floats, Outputs
 from privacy_gate.defences import defence
-from privacy_gate.request import Settings
+from privacy_gate.request import Settings, TorchTraining
 
 
 @defence(id="output_coarsening", paper="Shokri et al., S&P 2017, section VIII (mitigations)", on="any model")
@@ -31,6 +32,11 @@ class OutputCoarsening(Settings):
         if not self.label_only and self.temperature is None and self.top_k is None and self.decimals is None:
             raise ValueError("set at least one of temperature, top_k, decimals, label_only")
         return self
+
+    @classmethod
+    def suggestions(cls, estimator: str, training: TorchTraining | None) -> Sequence[Mapping[str, Any]]:
+        """One digit, or none: what it costs is next to nothing, and what it gains is little."""
+        return [{"decimals": 1}, {"label_only": True}]
 
     def protect(self, outputs: Outputs) -> Outputs:
         """What a caller of the defended model sees: [n, K] in, probabilities [n, K] out."""

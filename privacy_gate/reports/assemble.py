@@ -190,8 +190,15 @@ def attack(outcome: datamodel.AttackOutcome, curve: Curve | None = None, alpha: 
             },
             precision=_by_rate(outcome.precision, alpha),
         ),
+        answered=_answered(outcome, alpha),
         roc=None if curve is None else thin(curve),
     )
+
+
+def _answered(outcome: datamodel.AttackResult, alpha: float) -> doc.Answered | None:
+    """Where enough people stand behind a share that it tells of none of them."""
+    enough = [part for part in outcome.answered if min(part.members, part.nonmembers) >= MIN_CELL]
+    return doc.Answered(**{part.value: interval(part.accuracy, alpha) for part in enough}) if enough else None
 
 
 def _by_rate(measured: Mapping[float, datamodel.Measurement], alpha: float) -> dict[str, doc.Interval]:
@@ -286,6 +293,51 @@ def baseline(found: datamodel.Regression, alpha: float = ALPHA) -> doc.Baseline:
             doc.Difference(attack=name, accuracy=interval(measured, alpha)) for name, measured in found.differences
         ),
         note=without_secrets(found.note),
+    )
+
+
+def _stop(found: datamodel.Stop, alpha: float) -> doc.Stop:
+    return doc.Stop(
+        name=without_secrets(found.name),
+        train_accuracy=number(found.train_accuracy),
+        test_accuracy=number(found.test_accuracy),
+        attacks={id: interval(measured, alpha) for id, measured in found.attacks.items()},
+    )
+
+
+def frontier(found: datamodel.Frontier, alpha: float = ALPHA) -> doc.Frontier:
+    """The early-stopping benchmark."""
+    return doc.Frontier(
+        source=found.source,
+        candidate=_stop(found.candidate, alpha),
+        stops=tuple(_stop(stop, alpha) for stop in found.stops),
+        matched=found.matched,
+        differences={id: interval(measured, alpha) for id, measured in found.differences.items()},
+        dominated_by=found.dominated_by,
+        notes=tuple(without_secrets(note) for note in found.notes),
+    )
+
+
+def alternative(found: datamodel.Alternative, alpha: float = ALPHA) -> doc.Alternative:
+    """One line of the comparison of defences."""
+    blocking = [rule for rule in found.verdict.rules if rule.action == "block"]
+    open_ones = (datamodel.RuleStatus.INCONCLUSIVE, datamodel.RuleStatus.ERROR)
+    return doc.Alternative(
+        name=without_secrets(found.name),
+        settings=_object(found.settings),
+        status=found.verdict.status,
+        exit_code=found.verdict.exit_code,
+        headline=without_secrets(found.verdict.headline),
+        violated=tuple(rule.id for rule in blocking if rule.status is datamodel.RuleStatus.FAIL),
+        undecided=tuple(rule.id for rule in blocking if rule.status in open_ones),
+        train_accuracy=number(found.train_accuracy),
+        test_accuracy=number(found.test_accuracy),
+        gain=number(found.gain),
+        attack=found.attack,
+        accuracy=None if found.accuracy is None else interval(found.accuracy, alpha),
+        tpr_at_fpr=_by_rate(found.tpr_at_fpr, alpha),
+        high_risk=None if found.high_risk is None else interval(found.high_risk, alpha),
+        retrained=found.retrained,
     )
 
 
@@ -548,6 +600,7 @@ class Parts:
     shadows                 see `shadows`
     defences                what the candidate was trained with, or is released behind
     causes, risk_notes      why records are at risk; how the risk was estimated
+    frontier, alternatives  the undefended model stopped early; the same recipe with other defences
     regression              against an approved model
     estimand, attempt       what the numbers are about; how often the model was evaluated
     limitations, warnings   of this run, beside the standing ones
@@ -578,6 +631,8 @@ class Parts:
     defences: Defences = NOTHING
     causes: Sequence[datamodel.Cause] = ()
     risk_notes: Sequence[str] = ()
+    frontier: datamodel.Frontier | None = None
+    alternatives: Sequence[datamodel.Alternative] = ()
     regression: datamodel.Regression | None = None
     estimand: datamodel.Estimand = datamodel.Estimand.ARTEFACT
     attempt: doc.Attempt | None = None
@@ -642,6 +697,8 @@ def report(parts: Parts) -> doc.Report:
             validity=tuple(finding(item) for item in parts.findings),
             shadows=parts.shadows,
             defence=_defence(parts.defences),
+            frontier=None if parts.frontier is None else frontier(parts.frontier, parts.alpha),
+            alternatives=tuple(alternative(found, parts.alpha) for found in parts.alternatives),
             baseline=None if parts.regression is None else baseline(parts.regression, parts.alpha),
             waivers=waivers(parts.verdict.waivers),
             limitations=(*wording.LIMITATIONS, *(without_secrets(text) for text in parts.limitations)),

@@ -11,8 +11,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from privacy_gate.datamodel import VerdictStatus
 from privacy_gate.reports import figures
-from privacy_gate.reports.document import Attack, Histogram, ReliabilityBin, Roc, Rule
+from privacy_gate.reports.document import Alternative, Attack, Frontier, Histogram, ReliabilityBin, Roc, Rule, Stop
 
 LETTERS = "ABCDE"  # one per curve, with its own colour and dash pattern
 LEGEND_RATE = 0.01
@@ -279,6 +280,114 @@ def reliability(bins: Sequence[ReliabilityBin]) -> ReliabilityChart | None:
         tuple(Tick(frame.y(q), f"{q:g}") for q in quarters),
         f"The largest gap between predicted and observed is {figures.percent(worst)}.",
     )
+
+
+# --- privacy against utility ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One model: its number in the table beside the chart, and whether it is the candidate."""
+
+    x: float
+    y: float
+    label: str
+    name: str
+    tone: str
+
+
+@dataclass(frozen=True, slots=True)
+class TradeOff:
+    """Accuracy on unseen records against the strongest attack's accuracy: the lower right is where one wants to be."""
+
+    frame: Frame
+    marks: tuple[Mark, ...]
+    line: str  # points of the polyline through the marks of one training; "" for none
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+
+
+_Point = tuple[str, str, float | None, float | None, str]  # label, name, test accuracy, attack accuracy, tone
+
+
+def _trade_off(points: Sequence[_Point], summary: str, joined: int = 0) -> TradeOff | None:
+    """`joined`: how many of the first points are one training, in order."""
+    placed = [(label, name, x, y, tone) for label, name, x, y, tone in points if x is not None and y is not None]
+    if not placed:
+        return None
+    frame = Frame(640, 320, 58, 624, 16, 272)
+    left, right = _span([x for _, _, x, _, _ in placed], 0.01)
+    low, high = _span([0.5, *(y for _, _, _, y, _ in placed)], 0.02)
+    marks = tuple(
+        Mark(frame.x((x - left) / (right - left)), frame.y((y - low) / (high - low)), label, name, tone)
+        for label, name, x, y, tone in placed
+    )
+    return TradeOff(
+        frame,
+        marks,
+        " ".join(f"{mark.x:g},{mark.y:g}" for mark in marks[:joined]) if joined > 1 else "",
+        tuple(Tick(frame.x(share), figures.percent(left + share * (right - left), 1)) for share in _QUARTERS),
+        tuple(Tick(frame.y(share), figures.percent(low + share * (high - low), 1)) for share in _QUARTERS),
+        summary,
+    )
+
+
+_QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
+    """A little more than the values take."""
+    low, high = min(values), max(values)
+    room = max(margin, 0.06 * (high - low))
+    return max(0.0, low - room), min(1.0, high + room) if high + room > low else 1.0
+
+
+def _worst(stop: Stop) -> float | None:
+    return max((found.value for found in stop.attacks.values() if found.value is not None), default=None)
+
+
+def frontier(found: Frontier) -> TradeOff | None:
+    """The stops of one training, joined, and the candidate."""
+    stops: list[_Point] = [
+        (str(n + 1), stop.name, stop.test_accuracy, _worst(stop), "stop") for n, stop in enumerate(found.stops)
+    ]
+    own = (found.candidate.name, found.candidate.test_accuracy, _worst(found.candidate))
+    matched = found.stops[found.matched]
+    summary = (
+        f"The candidate answers {figures.percent(own[1], 1)} of unseen records correctly and the strongest attack of "
+        f"this benchmark reaches {figures.percent(own[2], 1)}; the undefended model stopped at {matched.name} answers "
+        f"{figures.percent(matched.test_accuracy, 1)} and leaks {figures.percent(_worst(matched), 1)}."
+    )
+    return _trade_off([*stops, ("C", own[0], own[1], own[2], "candidate")], summary, joined=len(stops))
+
+
+_TONES = {
+    VerdictStatus.PASS: "pass",
+    VerdictStatus.PASS_WITH_WARNINGS: "pass",
+    VerdictStatus.PASS_WITH_WAIVERS: "pass",
+    VerdictStatus.FAIL: "fail",
+}
+
+
+def alternatives(found: Sequence[Alternative]) -> TradeOff | None:
+    """The candidate and its alternatives, each with the look of its verdict."""
+    points: list[_Point] = [
+        (
+            "C" if n == 0 else str(n),
+            one.name,
+            one.test_accuracy,
+            None if one.accuracy is None else one.accuracy.value,
+            tone,
+        )
+        for n, one in enumerate(found)
+        for tone in [_TONES.get(one.status, "open")]
+    ]
+    passing = [one for one in found if one.status in _TONES and one.status is not VerdictStatus.FAIL]
+    if not passing:
+        return _trade_off(points, "None of them passes this policy.")
+    best = max(passing, key=lambda one: one.test_accuracy or 0.0)
+    return _trade_off(points, f"Of those that pass, {best.name} is the most accurate on unseen records.")
 
 
 # --- bars that stretch with the page --------------------------------------------------------------------------------

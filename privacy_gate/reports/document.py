@@ -197,6 +197,13 @@ class Roc(Part):
         return self
 
 
+class Answered(Part):
+    """Accuracy among the records that the model answered correctly, and among the others; never judged."""
+
+    correct: Interval | None = None
+    incorrect: Interval | None = None
+
+
 class Attack(Part):
     """One attack under one threat model and threshold scope."""
 
@@ -208,6 +215,7 @@ class Attack(Part):
     threshold: Scope | None = None
     adaptive: bool | None = Field(None, description="shadows went through the same defence as the target")
     metrics: Metrics | None = None
+    answered: Answered | None = None
     roc: Roc | None = None
 
 
@@ -339,6 +347,51 @@ class Defence(Part):
     id: str
     settings: JsonObject = {}
     digest: str | None = Field(None, description="sha256 of the settings in full: what a registry tag is matched with")
+
+
+class Stop(Part):
+    """One model between privacy and utility."""
+
+    name: str
+    train_accuracy: float | None
+    test_accuracy: float | None
+    attacks: dict[str, Interval] = Field({}, description="attack -> balanced accuracy, thresholds cross-fitted")
+
+
+class Frontier(Part):
+    """The undefended model stopped early, and where the candidate stands beside it; never judged."""
+
+    source: Literal["retraining", "staged", "checkpoints"]
+    candidate: Stop
+    stops: tuple[Stop, ...]
+    matched: int = Field(description="index of the stop with the candidate's test accuracy, or the closest to it")
+    differences: dict[str, Interval] = Field(
+        {}, description="attack -> accuracy on the candidate less that on the matched stop, paired over records"
+    )
+    dominated_by: tuple[int, ...] = Field(
+        (), description="stops at least as accurate on unseen records, and proven to leak less"
+    )
+    notes: tuple[str, ...] = ()
+
+
+class Alternative(Part):
+    """The candidate's recipe with another defence, judged by the same policy; the first one is the candidate."""
+
+    name: str
+    settings: JsonObject = {}
+    status: VerdictStatus
+    exit_code: int
+    headline: str
+    violated: tuple[str, ...] = Field((), description="ids of the blocking rules that do not hold")
+    undecided: tuple[str, ...] = Field((), description="ids of the blocking rules that stay open")
+    train_accuracy: float | None
+    test_accuracy: float | None
+    gain: float | None = Field(description="test accuracy less the candidate's")
+    attack: str
+    accuracy: Interval | None
+    tpr_at_fpr: dict[Rate, Interval] = {}
+    high_risk: Interval | None = Field(None, description="attributable share of members at the judged score")
+    retrained: bool
 
 
 class Waiver(Part):
@@ -478,6 +531,8 @@ class Report(Part):
     validity: tuple[Finding, ...]
     shadows: Shadows | None
     defence: Defence | None
+    frontier: Frontier | None = None
+    alternatives: tuple[Alternative, ...] = ()
     baseline: Baseline | None
     waivers: Waivers
     limitations: tuple[str, ...]

@@ -70,6 +70,11 @@ def signed(text: str) -> str:
     return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "−")
 
 
+def points(value: float | None) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    return DASH if value is None else f"{100 * value:+.1f} pts".replace("-", "−")
+
+
 def decimal(value: float | None, digits: int = 3) -> str:
     """0.8115 -> "0.811"; for AUC, errors and the like."""
     return DASH if value is None else signed(f"{value:.{digits}f}")

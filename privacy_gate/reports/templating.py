@@ -156,6 +156,7 @@ def _sentence(text: str) -> str:
 FILTERS: dict[str, Callable[..., Any]] = {
     "percent": figures.percent,
     "percent_axis": lambda rate: f"{100 * rate:g}{figures.PERCENT}",
+    "points": figures.points,
     "decimal": figures.decimal,
     "count": figures.count,
     "few": figures.few,
@@ -197,6 +198,7 @@ def context(report: Report) -> dict[str, Any]:
     return {
         "r": report,
         "tone": tone,
+        "tone_of": lambda status: VERDICT_TONES[status],
         "mark": mark,
         "word": view.word(report),
         "title": view.title(report),

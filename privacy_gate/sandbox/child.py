@@ -1,8 +1,9 @@
 """The process that a candidate is loaded in: `python -I -m privacy_gate.sandbox.child JOB.json`.
 
-It forks a worker and watches over it. The worker reads a job, writes `meta.json`, `outputs.npy` and
-`outputs_again.npy`; stdout and stderr are the log. When the worker ends, or the gate ends or says so (SIGTERM), the
-watcher kills all that the worker started: on Linux it is the parent that orphans fall to, whatever their session.
+It forks a worker and watches over it. The worker reads a job, writes `meta.json` and an array for each time that it
+asked the model, or for each probe; stdout and stderr are the log. When the worker ends, or the gate ends or says so
+(SIGTERM), the watcher kills all that the worker started: on Linux it is the parent that orphans fall to, whatever their
+session.
 """
 
 from __future__ import annotations
@@ -16,9 +17,15 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from privacy_gate.errors import DataError, GateError
+from privacy_gate.sandbox.untrusted import where
+
+if TYPE_CHECKING:
+    from privacy_gate.datamodel import Outputs
+    from privacy_gate.features import Features
+    from privacy_gate.sandbox.outputs import Kind
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -105,7 +112,7 @@ def _children() -> list[int]:
 
 
 def run(job: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Describe and score; returns what goes into meta.json."""
+    """Describe and score, or describe and probe; returns what goes into meta.json."""
     from dataclasses import asdict
 
     from privacy_gate.sandbox import models
@@ -115,21 +122,35 @@ def run(job: dict[str, Any], out: Path) -> dict[str, Any]:
     meta: dict[str, Any] = {"description": asdict(description), "type": type(model).__name__}
     if job["features"] is None or description.kind == "regressor":
         return meta
-    _score(model, job, out, meta)
+    if "probes" in job:
+        meta["probes"] = _probe(model, job, out)
+    else:
+        meta["kind"] = _score(model, job, out)
     return meta
 
 
-def _score(model: Any, job: dict[str, Any], out: Path, meta: dict[str, Any]) -> None:
+def _score(model: Any, job: dict[str, Any], out: Path) -> str:
+    """Leave every answer in a file of its own, for the gate to compare and average; the kind of them."""
     import numpy as np
 
     from privacy_gate import features as tables
     from privacy_gate.sandbox import models
+    from privacy_gate.sandbox.outputs import BATCH, QUERIES, SAME, wobble
 
     features = tables.load(Path(job["features"]))
+    batch = tables.take(features, np.arange(min(BATCH, len(features))))
+
+    def ask(rows: Features, kind: Kind, name: str) -> Outputs:
+        outputs = models.query(model, rows, BATCH, kind)
+        np.save(out / f"{name}.npy", outputs.values, allow_pickle=False)
+        return outputs
+
     try:
-        outputs = models.query(model, features, job["batch_size"], job["kind"])
-        first = tables.take(features, np.arange(min(job["batch_size"], len(features))))
-        again = models.query(model, first, job["batch_size"], outputs.kind)
+        first = ask(features, job["kind"], "outputs")
+        again = ask(batch, first.kind, "outputs_again")
+        if wobble(first, again, lambda: ask(batch, first.kind, "outputs_once_more")) > SAME:
+            for i in range(1, QUERIES):
+                ask(features, first.kind, f"outputs_{i}")
     except GateError:
         raise
     except Exception as error:
@@ -140,21 +161,34 @@ def _score(model: Any, job: dict[str, Any], out: Path, meta: dict[str, Any]) -> 
                 "name the model's columns under data: features, or the others under data: drop",
             ) from error
         raise
-    np.save(out / "outputs.npy", outputs.values, allow_pickle=False)
-    np.save(out / "outputs_again.npy", again.values, allow_pickle=False)
-    meta["kind"] = outputs.kind
+    return first.kind
 
 
-def _where(error: BaseException) -> str:
-    """Function, file and line that raised: no folder, which tells of people, and none of the error's own words."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return ""
-    code = trace.tb_frame.f_code
-    module = trace.tb_frame.f_globals.get("__name__", "")
-    return f"{module}.{code.co_qualname} ({os.path.basename(code.co_filename)}:{trace.tb_lineno})"
+def _probe(model: Any, job: dict[str, Any], out: Path) -> list[dict[str, str]]:
+    """Leave what each probe finds in a file of its own; what each has to say beside numbers."""
+    import numpy as np
+
+    from privacy_gate import features as tables
+    from privacy_gate.sandbox import asking, models
+
+    features, labels = tables.load(Path(job["features"])), np.load(job["labels"], allow_pickle=False)
+    access = asking.Loaded(
+        model,
+        job["classes"],
+        lambda rows, kind: models.query(model, rows, kind=kind),
+        asking.stand_between(job["protect"], job["seed"], released=True),
+        job["kind"],
+    )
+    told: list[dict[str, str]] = []
+    (out / "doing").write_text("0")
+    for found in asking.ask(access, job["probes"], features, labels, job["seed"]):
+        if isinstance(found, asking.Nothing):
+            told.append({"failed": found.failed, "where": found.where} if found.failed else {"absent": found.reason})
+        else:
+            np.save(out / f"probe_{len(told)}.npy", found, allow_pickle=False)
+            told.append({})
+        (out / "doing").write_text(str(min(len(told), len(job["probes"]) - 1)))
+    return told
 
 
 def main(path: str) -> int:
@@ -170,7 +204,7 @@ def main(path: str) -> int:
         code = 1
     except Exception as error:
         traceback.print_exc()  # the only place for its words, which may quote a record
-        meta = {"error": {"class": type(error).__qualname__, "where": _where(error), "gate": False}}
+        meta = {"error": {"class": type(error).__qualname__, "where": where(error), "gate": False}}
         code = 1
     (out / "meta.json").write_text(json.dumps(meta, default=str))
     return code

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Description, Outputs
-from privacy_gate.errors import ModelOutputUnusable, UnsupportedModel
+from privacy_gate.errors import ModelOutputUnusable, NotEvaluable, UnsupportedModel
 from privacy_gate.features import Features
 from privacy_gate.sandbox.outputs import Kind, checked
 
@@ -65,12 +65,66 @@ def _unwrap(model: Any) -> Any:
 
 def _ready(model: Any) -> Any:
     """A torch module in evaluation mode; exported graphs have their mode built in and refuse to be told."""
-    if _is_module(model) and not _is_graph(model):
+    if is_module(model) and not _is_graph(model):
         model.eval()
     return model
 
 
-def _is_module(model: Any) -> bool:
+def differentiable(model: Any) -> Any:
+    """The torch module in evaluation mode, no gradients left from before; raises NotEvaluable where it is none.
+
+    An exported graph comes in a module that feeds it the batch sizes that it takes. Weights that were all frozen before
+    the model was logged are thawed, as an attacker who holds the model would do.
+    """
+    if not is_module(model):
+        raise NotEvaluable(
+            f"a {type(model).__name__} cannot be differentiated", "only torch modules and exported graphs can"
+        )
+    import torch
+
+    torch.set_num_threads(1)
+    module = _in_batches(model) if _is_graph(model) else _ready(model)
+    weights = [weight for weight in module.parameters() if weight.is_floating_point()]
+    if not weights:
+        raise NotEvaluable(f"the {type(model).__name__} has no weights that can be differentiated")
+    if not any(weight.requires_grad for weight in weights):
+        for weight in weights:
+            weight.requires_grad_(True)
+    module.zero_grad(set_to_none=True)
+    return module
+
+
+def _in_batches(graph: Any) -> Any:
+    """A torch module around an exported graph that may take one number of rows only."""
+    import torch
+
+    class Batched(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.graph = graph
+            self.size: int | None = None  # rows that the graph takes; None: any number
+
+        def forward(self, rows: Any) -> Any:
+            if self.size is None:
+                try:
+                    return _prediction(self.graph(rows))
+                except (AssertionError, RuntimeError) as error:
+                    frozen = _FROZEN.search(str(error))
+                    if frozen is None:
+                        raise
+                    self.size = int(frozen[1] or frozen[2])
+            parts = [rows[i : i + self.size] for i in range(0, len(rows), self.size)]
+            return torch.cat([_prediction(self.graph(self._padded(part)))[: len(part)] for part in parts])
+
+        def _padded(self, rows: Any) -> Any:
+            size = self.size or len(rows)
+            return rows if len(rows) == size else torch.cat([rows] * -(-size // len(rows)))[:size]
+
+    return Batched()
+
+
+def is_module(model: Any) -> bool:
+    """Whether the model is a torch module, exported graphs included."""
     # Asking torch would import it, seconds that a scikit-learn model need not pay.
     return any(c.__module__ == "torch.nn.modules.module" and c.__name__ == "Module" for c in type(model).__mro__)
 
@@ -102,7 +156,7 @@ def describe(model: Any, flavor: str) -> Description:
 
 
 def _kind(model: Any) -> Any:
-    if _is_module(model):
+    if is_module(model):
         return "module"
     if hasattr(model, "get_params"):
         from sklearn.base import is_classifier, is_regressor
@@ -183,7 +237,7 @@ def query(model: Any, features: Features, batch_size: int = 1024, kind: Kind = "
     Margins of models without probabilities count as logits: they say no less than a probability would.
     """
     n = len(features)
-    if _is_module(model):
+    if is_module(model):
         return checked(_forward(model, features, batch_size), kind, n)
     if hasattr(model, "predict_proba"):
         answer = model.predict_proba(features)
@@ -255,11 +309,13 @@ def _forward(model: Any, features: Features, batch_size: int) -> NDArray[Any]:
 
 
 def _tensor(answer: Any) -> NDArray[Any]:
+    return _array(_prediction(answer))
+
+
+def _prediction(answer: Any) -> Any:
     """The prediction out of what forward() returned: a tensor, or the first of several, or `.logits`."""
     answer = getattr(answer, "logits", answer)
-    if isinstance(answer, list | tuple):
-        answer = answer[0]
-    return _array(answer)
+    return answer[0] if isinstance(answer, list | tuple) else answer
 
 
 def expected_features(model: Any, folder: Path | None = None) -> int | None:
@@ -271,7 +327,7 @@ def expected_features(model: Any, folder: Path | None = None) -> int | None:
         if callable(count := getattr(model, name, None)):
             return int(count())
     told = None if folder is None else _signature_columns(folder)
-    if told is None and _is_module(model) and not _is_graph(model):
+    if told is None and is_module(model) and not _is_graph(model):
         # Only asked for after a failure: the first layer that has a width is most likely the one that complained.
         widths = (getattr(part, "in_features", None) for part in model.modules())
         return next((width for width in widths if isinstance(width, int)), None)

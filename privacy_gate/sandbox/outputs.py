@@ -1,16 +1,26 @@
-"""From the raw array that a model answered with to `Outputs`, or the reason why it is none."""
+"""From the raw array that a model answered with to `Outputs`, or the reason why it is none.
+
+What a model answers when it is asked again is averaged; what probes found is checked like answers are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_gate.datamodel import Outputs
+from privacy_gate.datamodel import Floats, Outputs
 from privacy_gate.errors import ModelOutputUnusable
 
 Kind = Literal["auto", "logits", "probabilities"]
+
+BATCH = 1024  # rows in a batch; the first one is asked twice
+SAME = 1e-6  # two answers to one batch that differ by more come from a model that throws dice
+ROUNDED = 1e-4  # up to this, sums over tables of different lengths may differ in float32
+QUERIES = 16  # answers per record that are averaged then: an attacker can ask again, too
+PROBE_WIDTH = 1 << 12  # numbers per record that a probe may give
 
 SUM_TOLERANCE = 1e-3  # beyond it, rows are not probabilities; within it, they are rounded ones
 _ROUNDING = 1e-6  # rows closer than this to 1 are left alone: dividing would break ties that attacks must see
@@ -80,3 +90,79 @@ def _probabilities(values: NDArray[Any]) -> Outputs:
     if off.any():
         values = np.where(off, values / total, values).astype(values.dtype)  # a finer type would hide the resolution
     return Outputs(values, "probabilities", resolution)
+
+
+# --- asked again ----------------------------------------------------------------------------------------------------
+
+_CLASSES_CHANGE = (
+    "the model changes its number of classes from call to call",
+    "it must answer with one column per class",
+)
+
+
+def difference(one: Outputs, other: Outputs) -> float:
+    """Largest difference between two answers to the same records. Raises ModelOutputUnusable for another K."""
+    if one.values.shape[1] != other.values.shape[1]:
+        raise ModelOutputUnusable(*_CLASSES_CHANGE)
+    n = min(len(one.values), len(other.values))
+    return float(np.max(np.abs(one.values[:n].astype(np.float64) - other.values[:n])))
+
+
+def wobble(first: Outputs, again: Outputs, once_more: Callable[[], Outputs]) -> float:
+    """Largest difference between two answers to the first batch; above `SAME` the model throws dice.
+
+    first      to all records
+    again      to the first batch alone; where it is off by no more than rounding is, long tables and short ones may
+               be summed in another order: then the same batch `once_more` decides
+    """
+    found = difference(first, again)
+    return difference(again, once_more()) if SAME < found <= ROUNDED else found
+
+
+def changed(one: Outputs, other: Outputs) -> float:
+    """Share of records whose top class differs between two answers."""
+    n = min(len(one.values), len(other.values))
+    return float(np.mean(one.values[:n].argmax(axis=1) != other.values[:n].argmax(axis=1)))
+
+
+def averaged(answers: Iterable[Outputs]) -> Outputs:
+    """[n, K] the mean probability over several answers to the same records, in float64.
+
+    Logits become the log of the mean softmax: still logits, as fine in their tails as the single answers.
+    How fine they are is left to be measured: a mean over q answers has steps of a q-th of theirs, or none.
+    """
+    total: Floats | None = None
+    count, last = 0, None
+    for last in answers:
+        count += 1
+        if total is not None and total.shape != last.values.shape:
+            raise ModelOutputUnusable(*_CLASSES_CHANGE)
+        values = last.values.astype(np.float64)
+        if last.kind == "logits":
+            values = values - np.logaddexp.reduce(values, axis=1, keepdims=True)
+            total = values if total is None else np.logaddexp(total, values)
+        else:
+            total = values if total is None else total + values
+    if total is None or last is None:
+        raise ValueError("no answers")
+    mean = total - np.log(count) if last.kind == "logits" else total / count
+    return Outputs(mean, last.kind)
+
+
+# --- probes ---------------------------------------------------------------------------------------------------------
+
+
+def probed(raw: Any, rows: int, vector: bool) -> Floats:
+    """[rows] finite numbers, or [rows, d] where the probe gives a vector; ModelOutputUnusable for anything else."""
+    if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "fiub" or raw.dtype.itemsize > 8:
+        raise ModelOutputUnusable("a probe gives no array of numbers")
+    fits = raw.ndim == 2 and 1 <= raw.shape[1] <= PROBE_WIDTH if vector else raw.ndim == 1
+    if not fits or len(raw) != rows:
+        raise ModelOutputUnusable(
+            f"a probe gives an array of shape {list(raw.shape)} for {rows} records",
+            f"it must give [n{', d' if vector else ''}] numbers",
+        )
+    values = np.ascontiguousarray(raw, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ModelOutputUnusable("a probe gives NaN or infinity")
+    return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 
@@ -22,3 +23,15 @@ def clean(text: object, limit: int | None = None) -> str:
     if limit is not None and len(plain) > limit:
         return plain[: limit - 1] + "…"
     return plain
+
+
+def where(error: BaseException) -> str:
+    """Function, file and line that raised: no folder, which tells of people, and none of the error's own words."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    code = trace.tb_frame.f_code
+    module = trace.tb_frame.f_globals.get("__name__", "")
+    return f"{module}.{code.co_qualname} ({os.path.basename(code.co_filename)}:{trace.tb_lineno})"

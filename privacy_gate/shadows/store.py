@@ -1,4 +1,7 @@
-"""Finished shadows on disk: one file each, named by everything that it depends on, read back only if it is whole."""
+"""Finished shadows on disk: one file each, named by everything that it depends on, read back only if it is whole.
+
+What else was asked of a shadow, by probes or while it was trained, lies beside it, in a file for each question.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,15 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from privacy_gate.datamodel import Outputs
+from privacy_gate.datamodel import Floats, Outputs
 from privacy_gate.errors import StorageFailed
 from privacy_gate.storage import atomic_write, private_dir
 
@@ -27,6 +31,7 @@ FORMAT = 1
 _SUFFIX = ".npz"
 _LOCK = ".lock"
 _DIGEST = 64  # hex digits of a sha256
+_T = TypeVar("_T")
 _STALE = 86400.0  # seconds after which half a file cannot belong to a gate that is still writing it
 
 
@@ -43,6 +48,24 @@ class Trained:
     accuracy_out: float | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Extra:
+    """What a shadow was asked beside its outputs.
+
+    of      sha256 of the outputs of the model that was asked: a recipe that repeats itself only nearly makes others
+    values  what a probe found [n] or [n, d], or answers after each step [E, U, K] float32; None where there is nothing
+    steps   [E] the steps; empty for probes
+    kind    of the answers; "" for probes
+    reason  why there is nothing
+    """
+
+    of: str
+    values: Floats | NDArray[np.float32] | None
+    steps: tuple[int, ...] = ()
+    kind: Literal["", "logits", "probabilities"] = ""
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """One entry of a store, as `shadows list` shows it."""
@@ -50,6 +73,11 @@ class Stored:
     key: str
     size: int  # bytes
     used: float  # seconds since the epoch, of the last reading or writing
+
+    @property
+    def what(self) -> str:
+        """A shadow, or what lies beside one: a probe, or a trace."""
+        return self.key.partition(".")[2] or "shadow"
 
 
 class Store:
@@ -73,6 +101,13 @@ class Store:
 
     def get(self, key: str) -> Trained | None:
         """The shadow of this key; None when there is none, or when it is corrupt, which removes it."""
+        return self._read(key, _decode)
+
+    def beside(self, key: str) -> Extra | None:
+        """What lies beside a shadow under this key; None when there is nothing, or when it is corrupt, as in `get`."""
+        return self._read(key, _decode_extra)
+
+    def _read(self, key: str, decode: Callable[[bytes, str], _T]) -> _T | None:
         path = self.path(key)
         try:
             content = path.read_bytes()
@@ -81,7 +116,7 @@ class Store:
         except OSError as error:
             raise StorageFailed(f"{path}: {error.strerror or error}", "make the store readable") from error
         try:
-            found = _decode(content, key)
+            found = decode(content, key)
         except _Corrupt:
             self.corrupt += 1
             path.unlink(missing_ok=True)
@@ -90,9 +125,9 @@ class Store:
             os.utime(path)
         return found
 
-    def put(self, key: str, shadow: Trained) -> None:
-        """Keep a shadow. Raises StorageFailed on a full disk; then nothing is left of it."""
-        content = _encode(shadow, key)
+    def put(self, key: str, shadow: Trained | Extra) -> None:
+        """Keep a shadow, or what lies beside one. Raises StorageFailed on a full disk; then nothing is left of it."""
+        content = _encode(shadow, key) if isinstance(shadow, Trained) else _encode_extra(shadow, key)
         with atomic_write(self.path(key)) as stream:
             stream.write(content)
 
@@ -111,7 +146,7 @@ class Store:
         for entry in self.list():
             with contextlib.suppress(FileNotFoundError):
                 try:
-                    _decode(self.path(entry.key).read_bytes(), entry.key)
+                    _whole(self.path(entry.key).read_bytes(), entry.key)
                 except _Corrupt:
                     broken.append(entry.key)
         return sorted(broken)
@@ -191,25 +226,54 @@ class _Corrupt(Exception):
 
 
 def _encode(shadow: Trained, key: str) -> bytes:
+    return _sealed(
+        {
+            "format": FORMAT,
+            "key": key,
+            "kind": shadow.outputs.kind,
+            "resolution": shadow.outputs.resolution,
+            "accuracy_in": shadow.accuracy_in,
+            "accuracy_out": shadow.accuracy_out,
+        },
+        outputs=shadow.outputs.values,
+    )
+
+
+def _decode(content: bytes, key: str) -> Trained:
+    meta, arrays = _whole(content, key)
+    if "outputs" not in arrays:
+        raise _Corrupt(key)
+    kind: Literal["logits", "probabilities"] = meta["kind"]
+    return Trained(Outputs(arrays["outputs"], kind, meta["resolution"]), meta["accuracy_in"], meta["accuracy_out"])
+
+
+def _encode_extra(extra: Extra, key: str) -> bytes:
+    meta = {"format": FORMAT, "key": key, "of": extra.of, "steps": extra.steps, "kind": extra.kind}
+    arrays = {} if extra.values is None else {"values": extra.values}
+    return _sealed({**meta, "reason": extra.reason}, **arrays)
+
+
+def _decode_extra(content: bytes, key: str) -> Extra:
+    meta, arrays = _whole(content, key)
+    if "of" not in meta:
+        raise _Corrupt(key)
+    return Extra(meta["of"], arrays.get("values"), tuple(meta["steps"]), meta["kind"], meta["reason"])
+
+
+def _sealed(meta: dict[str, Any], **arrays: NDArray[Any]) -> bytes:
     """An .npz whose archive comment is the sha256 of all bytes before it: checked before anything is parsed."""
-    meta: dict[str, Any] = {
-        "format": FORMAT,
-        "key": key,
-        "kind": shadow.outputs.kind,
-        "resolution": shadow.outputs.resolution,
-        "accuracy_in": shadow.accuracy_in,
-        "accuracy_out": shadow.accuracy_out,
-    }
     text = json.dumps(meta, sort_keys=True, allow_nan=False).encode()
     buffer = io.BytesIO()
-    np.savez(buffer, outputs=shadow.outputs.values, meta=np.frombuffer(text, dtype=np.uint8))
+    # The type of `savez` knows nothing of arrays by name.
+    np.savez(buffer, **arrays, meta=np.frombuffer(text, dtype=np.uint8))  # type: ignore[arg-type]
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.comment = b"0" * _DIGEST
     payload = buffer.getvalue()[:-_DIGEST]
     return payload + hashlib.sha256(payload).hexdigest().encode()
 
 
-def _decode(content: bytes, key: str) -> Trained:
+def _whole(content: bytes, key: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What was sealed, meta and arrays; _Corrupt for anything else."""
     payload, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(payload).hexdigest().encode() != digest:
         raise _Corrupt(key)
@@ -217,6 +281,4 @@ def _decode(content: bytes, key: str) -> Trained:
         meta = json.loads(archive["meta"].tobytes())
         if meta["key"] != key or meta["format"] != FORMAT:
             raise _Corrupt(key)  # a file that was renamed
-        kind: Literal["logits", "probabilities"] = meta["kind"]
-        outputs = Outputs(archive["outputs"], kind, meta["resolution"])
-    return Trained(outputs, meta["accuracy_in"], meta["accuracy_out"])
+        return meta, {name: archive[name] for name in archive.files if name != "meta"}

@@ -12,25 +12,30 @@ import selectors
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy_gate import features as tables
-from privacy_gate.datamodel import Bools, Candidate, Description, Ints, Outputs, ShadowPlan
-from privacy_gate.errors import GateError, NotEvaluable, RecipeFailed, StorageFailed, WorkerDied
+from privacy_gate.datamodel import Bools, Candidate, Description, Floats, Ints, Outputs, ShadowPlan
+from privacy_gate.defences import configure
+from privacy_gate.errors import GateError, ModelOutputUnusable, NotEvaluable, RecipeFailed, StorageFailed, WorkerDied
 from privacy_gate.features import Features
 from privacy_gate.request import Recipe
-from privacy_gate.shadows.pool import Pool, Worker
+from privacy_gate.shadows.pool import Answer, Pool, Worker
 from privacy_gate.shadows.recipes import CATALOG, Context, choose
-from privacy_gate.shadows.store import FORMAT, Store, Trained
+from privacy_gate.shadows.store import FORMAT, Extra, Store, Trained
 from privacy_gate.shadows.worker import Order
+from privacy_gate.signals import PROBES
 from privacy_gate.storage import sha256_of_json
 
 _POLL = 0.1  # seconds between two looks at the clock
+_TRACE = ""  # stands for the trace among the names of probes
 _START_LIMIT = 300.0  # seconds that a worker may take to import its libraries
 
 
@@ -46,6 +51,11 @@ class TrainingTask:
     kind          of the candidate's answers: shadows are read the same way
     numeric_path  how numbers are computed here: CPU features, threads, precision of matrix products
     environment   settings for the workers
+    probes        what is asked of finished shadows, sorted; those that shadows can be asked (`Probe.shadows`)
+    protect       settings of the defences; those that answer row by row stand between shadow and probe
+    asked         [U] records that probes are asked about; None: all
+    reference     [U] the records of the training defence; None: it has none
+    trace         whether shadows are asked about all records after each epoch or stage of their training
     """
 
     recipe: str
@@ -56,6 +66,21 @@ class TrainingTask:
     kind: Literal["auto", "logits", "probabilities"]
     numeric_path: Mapping[str, Any]
     environment: Mapping[str, str]
+    probes: tuple[str, ...] = ()
+    protect: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    asked: Bools | None = None
+    reference: Bools | None = None
+    trace: bool = False
+
+    @property
+    def probed(self) -> Bools:
+        """[U] records that probes are asked about."""
+        return np.ones(len(self.labels), dtype=bool) if self.asked is None else self.asked
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What is wanted beside the outputs: the probes, and "" for the trace."""
+        return (*self.probes, *([_TRACE] if self.trace else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +109,12 @@ class Shadows:
     trained, cached            how many were trained now, and how many were in the store
     corrupt                    entries of the store that were thrown away and trained again
     accuracy_in, accuracy_out  [S] on the records that each trained on, and on the others; None where there are none
+    probes                     per shadow: probe -> [U] or [U, d], NaN where it was not asked; the same probes in all
+    traces                     per shadow: [E, U, K] float32 answers after its first E steps; None where it told of none
+    trace_steps                the steps of the longest trace; the others have the first of them
+    absent                     probe -> why a shadow, and therefore none, has it
+    failed                     probe -> class of the error that it raised; these are in `absent`, too
+    log                        private file with what workers printed, where probes failed; None where none did
     """
 
     outputs: tuple[Outputs, ...]
@@ -92,6 +123,12 @@ class Shadows:
     corrupt: int
     accuracy_in: tuple[float | None, ...]
     accuracy_out: tuple[float | None, ...]
+    probes: tuple[Mapping[str, Floats], ...] = ()
+    traces: tuple[NDArray[np.float32] | None, ...] = ()
+    trace_steps: tuple[int, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+    log: Path | None = None
 
 
 def prepare(
@@ -104,11 +141,19 @@ def prepare(
     labels: Ints,
     class_values: Sequence[Any],
     kind: Literal["auto", "logits", "probabilities"] = "auto",
+    defences: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    reference: Bools | None = None,
+    probes: Iterable[str] = (),
+    protect: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    asked: Bools | None = None,
+    trace: bool = False,
 ) -> TrainingTask:
     """Choose and check the recipe, without running any code of the model or the user.
 
     folder        where relative paths of the settings start
     labels        [U] index into class_values, which are the label values in the order of the candidate's columns
+    defences      settings of the training defences that the recipe puts on
+    reference, probes, protect, asked, trace  as in `TrainingTask`; probes that shadows cannot be asked are left out
     Raises ConfigError (a file or function is missing), UsageError (the candidate cannot be cloned).
     """
     recipe = choose(settings)
@@ -118,13 +163,22 @@ def prepare(
         snapshot=candidate.snapshot.resolve() if candidate else None,
         flavor=candidate.flavor if candidate else "none",
         class_values=tuple(class_values),
+        defences={name: dict(given) for name, given in defences.items()},
     )
     identity = recipe.identity(context, description)
     # A model that is classified as plain data must load as plain data, in a worker as in the sandbox.
     plain = recipe.id == "clone" and candidate is not None and not candidate.executes_code
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"} if plain else {})
     path = numeric_path(tuned=recipe.tuned)
-    return TrainingTask(recipe.id, context, identity, features, labels, kind, path, environment)
+    return TrainingTask(
+        recipe.id, context, identity, features, labels, kind, path, environment,
+        probes=tuple(sorted({name for name in probes if PROBES[name].shadows})),
+        protect={name: dict(given) for name, given in protect.items()},
+        asked=asked,
+        # Records that no training defence uses are no part of what is trained.
+        reference=reference if reference is not None and defences and reference.any() else None,
+        trace=trace,
+    )  # fmt: skip
 
 
 def keys(plan: ShadowPlan, task: TrainingTask) -> list[str]:
@@ -139,10 +193,85 @@ def keys(plan: ShadowPlan, task: TrainingTask) -> list[str]:
         "versions": _versions(CATALOG[task.recipe].imports),
         "numeric_path": dict(task.numeric_path),
     }
+    if task.context.defences:  # only then: shadows without keep the names that they have
+        shared["defences"] = [[name, dict(settings)] for name, settings in task.context.defences.items()]
+    if task.reference is not None:
+        shared["reference"] = _digest(np.packbits(task.reference))
     return [
         sha256_of_json({**shared, "member": _digest(np.packbits(mask)), "seed": int(seed)})
         for mask, seed in zip(plan.member, plan.seeds, strict=True)
     ]
+
+
+def extra_keys(key: str, seed: int, task: TrainingTask) -> dict[str, str]:
+    """What is wanted of the shadow of this key beside its outputs -> the store's name for it."""
+    asked, protect = _digest(np.packbits(task.probed)), configure(task.protect).digest
+    found = {
+        name: sha256_of_json(
+            {
+                "shadow": key,
+                "probe": name,
+                "version": PROBES[name].version,
+                "protect": protect,
+                "asked": asked,
+                "seed": seed,
+            }
+        )
+        for name in task.probes
+    }
+    found = {name: f"{digest}.probe" for name, digest in found.items()}
+    return found | ({_TRACE: f"{sha256_of_json({'shadow': key, 'trace': 1})}.trace"} if task.trace else {})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Finished:
+    """A shadow and what was wanted of it; failed: probe -> class of the error that it raised, which is not kept."""
+
+    shadow: Trained
+    extras: Mapping[str, Extra]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shelf:
+    """The part of the store that one plan is about: everything of a shadow, or nothing."""
+
+    store: Store
+    names: Sequence[str]
+    extras: Sequence[Mapping[str, str]]
+
+    @classmethod
+    def of(cls, plan: ShadowPlan, task: TrainingTask, store: Store) -> _Shelf:
+        names = keys(plan, task)
+        return cls(store, names, [extra_keys(n, int(s), task) for n, s in zip(names, plan.seeds, strict=True)])
+
+    def get(self, shadow: int) -> _Finished | None:
+        """All that is wanted of a shadow; None where some of it is missing, or is of another model than the outputs."""
+        found = self.store.get(self.names[shadow])
+        extras = {what: self.store.beside(key) for what, key in self.extras[shadow].items()}
+        if found is None:
+            return None
+        of = _digest(found.outputs.values)
+        fitting = {what: extra for what, extra in extras.items() if extra is not None and extra.of == of}
+        return _Finished(found, fitting) if len(fitting) == len(extras) else None
+
+    def put(self, shadow: int, trained: Trained, answer: Answer) -> _Finished:
+        """Keep all that was wanted, but for what failed: that may go better another time."""
+        self.store.put(self.names[shadow], trained)
+        of = _digest(trained.outputs.values)
+        extras = {}
+        for what, key in self.extras[shadow].items():
+            extras[what] = _extra(what, answer, of)
+            if what not in answer.failed:
+                self.store.put(key, extras[what])
+        return _Finished(trained, extras, answer.failed)
+
+
+def _extra(what: str, answer: Answer, of: str) -> Extra:
+    if what != _TRACE:
+        return Extra(of, answer.probes.get(what), reason=answer.absent.get(what, ""))
+    reason = "" if answer.trace is not None else "the recipe tells of no steps"
+    return Extra(of, answer.trace, answer.steps, answer.outputs.kind, reason)
 
 
 def train(
@@ -165,40 +294,87 @@ def train(
     for s, mask in enumerate(plan.member):
         if len(np.unique(task.labels[mask])) < 2:
             raise NotEvaluable(f"shadow {s} would train on records of a single class", "more records are needed")
-    names = keys(plan, task)
-    corrupt = store.corrupt
-    have = {s: found for s, key in enumerate(names) if (found := store.get(key)) is not None}
+    if task.reference is not None and (plan.member & task.reference).any():
+        raise NotEvaluable("shadows would train on the records of the defence", "name those under data.seen alone")
+    shelf, corrupt, count = _Shelf.of(plan, task, store), store.corrupt, len(plan.seeds)
+    have = {s: found for s in range(count) if (found := shelf.get(s)) is not None}
     cached, began = len(have), time.monotonic()
 
     def tell(last: int | None = None) -> None:
-        progress(Progress(len(have), len(names), cached, began, time.monotonic(), last))
+        progress(Progress(len(have), count, cached, began, time.monotonic(), last))
 
-    def keep(shadow: int, trained: Trained) -> None:
-        store.put(names[shadow], trained)
-        have[shadow] = trained
+    def keep(shadow: int, trained: Trained, answer: Answer) -> None:
+        have[shadow] = shelf.put(shadow, trained, answer)
         tell(shadow)
 
     tell()
-    missing = [s for s in range(len(names)) if s not in have]
+    log: Path | None = None
+    missing = [s for s in range(count) if s not in have]
     if missing:
         width = min(jobs or usable_cores(), len(missing))
         with store.workdir() as folder:
-            shape = len(task.labels), len(task.context.class_values)
+            shape = len(task.labels), len(task.context.class_values), int(task.probed.sum())
             order, log = _hand_over(plan, task, folder), store.log()
             pool = Pool.of(order, folder, log, shape, task.environment)
             try:
                 _Training(plan, task, pool, log, timeout, retries, keep).run(missing, width)
             finally:
                 pool.close()
-    ordered = [have[s] for s in range(len(names))]
+    ordered = [have[s] for s in range(count)]
+    failed = {name: kind for one in reversed(ordered) for name, kind in one.failed.items()}
+    probes, absent = _probes(task, ordered)
+    traces, steps = _traces(task, ordered)
     return Shadows(
-        outputs=tuple(shadow.outputs for shadow in ordered),
+        outputs=tuple(one.shadow.outputs for one in ordered),
         trained=len(missing),
         cached=cached,
         corrupt=store.corrupt - corrupt,
-        accuracy_in=tuple(shadow.accuracy_in for shadow in ordered),
-        accuracy_out=tuple(shadow.accuracy_out for shadow in ordered),
+        accuracy_in=tuple(one.shadow.accuracy_in for one in ordered),
+        accuracy_out=tuple(one.shadow.accuracy_out for one in ordered),
+        probes=probes,
+        traces=traces,
+        trace_steps=steps,
+        absent=absent,
+        failed=failed,
+        log=log if failed else None,
     )
+
+
+def _probes(
+    task: TrainingTask, shadows: Sequence[_Finished]
+) -> tuple[tuple[Mapping[str, Floats], ...], dict[str, str]]:
+    """Per shadow, the probes that all of them have; why there are no others."""
+    absent: dict[str, str] = {}
+    for name in task.probes:
+        each = [one.extras[name] for one in shadows]
+        lost = next((extra.reason for extra in each if extra.values is None), None)
+        if lost is not None:
+            absent[name] = lost
+        elif len({extra.values.shape[1:] for extra in each if extra.values is not None}) > 1:
+            absent[name] = "shadows give vectors of several lengths"
+    kept = [name for name in task.probes if name not in absent]
+    return tuple({name: _spread(one.extras[name].values, task.probed) for name in kept} for one in shadows), absent
+
+
+def _spread(values: Any, rows: Bools) -> Floats:
+    """[U] or [U, d], NaN beside the rows."""
+    everywhere = np.full((len(rows), *values.shape[1:]), np.nan)
+    everywhere[rows] = values
+    return everywhere
+
+
+def _traces(
+    task: TrainingTask, shadows: Sequence[_Finished]
+) -> tuple[tuple[NDArray[np.float32] | None, ...], tuple[int, ...]]:
+    """Per shadow its trace; the steps of the longest."""
+    if not task.trace:
+        return (None,) * len(shadows), ()
+    each = [one.extras[_TRACE] for one in shadows]
+    steps = max((extra.steps for extra in each), key=len, default=())
+    for s, extra in enumerate(each):
+        if extra.steps != steps[: len(extra.steps)]:
+            raise ModelOutputUnusable(f"shadow {s} tells of other steps than the others", "number steps 1, 2, 3, ...")
+    return tuple(None if e.values is None else e.values.astype(np.float32, copy=False) for e in each), steps
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -282,11 +458,17 @@ def _hand_over(plan: ShadowPlan, task: TrainingTask, folder: Path) -> Order:
         path = tables.save(task.features, folder / "features")
         np.save(folder / "labels.npy", task.labels.astype(np.int64))
         np.save(folder / "member.npy", plan.member)
+        np.save(folder / "asked.npy", task.probed)
+        np.save(
+            folder / "reference.npy", np.zeros(len(task.labels), bool) if task.reference is None else task.reference
+        )
     except OSError as error:
         raise StorageFailed(
             f"{folder}: {error.strerror or error}", "free some space, or choose another store"
         ) from error
-    return Order(task.recipe, task.context, task.kind, path.absolute(), task.numeric_path)
+    return Order(
+        task.recipe, task.context, task.kind, path.absolute(), task.numeric_path, task.probes, task.protect, task.trace
+    )
 
 
 # --- workers --------------------------------------------------------------------------------------------------------
@@ -302,7 +484,8 @@ class _Training:
     log: Path
     timeout: float
     retries: int
-    keep: Callable[[int, Trained], None]
+    keep: Callable[[int, Trained, Answer], None]
+    failed: list[str] = field(default_factory=list)  # probes of finished shadows: their words are in the log
 
     def run(self, missing: Sequence[int], width: int) -> None:
         """Train the missing shadows, `width` at a time; the log stays only if something went wrong."""
@@ -315,7 +498,8 @@ class _Training:
                 died = self._round(alone, 1)
                 self._count(deaths, died)
                 alone.extendleft(died)
-        self.log.unlink(missing_ok=True)
+        if not self.failed:
+            self.log.unlink(missing_ok=True)
 
     def _count(self, deaths: Counter[int], died: Iterable[int]) -> None:
         deaths.update(died)
@@ -367,7 +551,9 @@ class _Training:
                 continue
             try:
                 if worker.listen():
-                    self.keep(shadow, self._trained(shadow, self.pool.answer(worker.job, shadow)))
+                    answer = self.pool.answer(worker.job, shadow)
+                    self.keep(shadow, self._trained(shadow, answer.outputs), answer)
+                    self.failed.extend(answer.failed)
             except EOFError:
                 workers.remove(worker)
                 worker.end()

@@ -1,8 +1,9 @@
 """A worker process: one shadow at a time, one thread, everything random from the shadow's own seed.
 
 `python -I -m privacy_gate.shadows.worker FOLDER GATE PIPE` reads jobs from stdin, a line "number shadow seed" each,
-and leaves number.values and number.json in FOLDER/answers. The gate imports this module for its names alone: model
-and user code runs in `run`, which only workers call.
+and leaves number.values and number.json in FOLDER/answers; number.trace and number.probe0, ... where a trace and probes
+were asked for. The gate imports this module for its names alone: model and user code runs in `run`, which only workers
+call.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ import importlib
 import json
 import os
 import pickle
-import random
 import resource
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_gate import features as tables
-from privacy_gate.datamodel import Bools, Ints, Outputs
-from privacy_gate.errors import GateError, ModelOutputUnusable, StorageFailed
+from privacy_gate.datamodel import Bools, Floats, Ints, Outputs
+from privacy_gate.errors import GateError, ModelOutputUnusable, RecipeFailed, StorageFailed
+from privacy_gate.sandbox import asking, models
+from privacy_gate.sandbox.asking import Nothing, dice_kept, modes_kept, seed_globals
+from privacy_gate.sandbox.outputs import BATCH, Kind
 from privacy_gate.shadows.recipes import CATALOG, Context, label_values
 from privacy_gate.shadows.source import failed
 
@@ -44,8 +47,9 @@ class Order:
 
     recipe        id in the catalog
     kind          what the candidate's answers are
-    features      file written by `features.save`; labels.npy [U] and member.npy [S, U] lie beside it
-    numeric_path  as in `TrainingTask`
+    features      file written by `features.save`; beside it lie member.npy [S, U] and, all [U], labels.npy, asked.npy
+                  and reference.npy
+    numeric_path, probes, protect, trace  as in `TrainingTask`
     """
 
     recipe: str
@@ -53,6 +57,23 @@ class Order:
     kind: Literal["auto", "logits", "probabilities"]
     features: Path
     numeric_path: Mapping[str, Any]
+    probes: tuple[str, ...] = ()
+    protect: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trace: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """All that one shadow was asked.
+
+    outputs  [U, K] in the candidate's class order
+    probes   what each found on the records asked about, in the order of `Order.probes`
+    watch    what it answered while it was trained
+    """
+
+    outputs: Outputs
+    probes: tuple[Floats | Nothing, ...]
+    watch: Watch
 
 
 def main(folder: Path, parent: int, pipe: int) -> None:
@@ -77,9 +98,7 @@ def main(folder: Path, parent: int, pipe: int) -> None:
 def answer(order: Order, shadow: int, seed: int, stem: Path) -> None:
     """Leave `stem`.values and `stem`.json; the whole story of an error goes to the log, where records may be quoted."""
     try:
-        outputs = run(order, shadow, seed)
-        meta: dict[str, Any] = _write(outputs.values, stem.with_suffix(".values"))
-        meta["kind"] = outputs.kind
+        meta = _told(run(order, shadow, seed), stem)
     except BaseException as error:
         with contextlib.suppress(Exception):  # the user's code may have closed or replaced stderr
             traceback.print_exc()
@@ -94,6 +113,23 @@ def answer(order: Order, shadow: int, seed: int, stem: Path) -> None:
                 stream.flush()
     with contextlib.suppress(OSError):  # a full disk: the gate misses the answer
         stem.with_suffix(".json").write_text(json.dumps(meta))
+
+
+def _told(told: Told, stem: Path) -> dict[str, Any]:
+    """Write the arrays; what it takes to read them."""
+    meta = _write(told.outputs.values, stem.with_suffix(".values")) | {"kind": told.outputs.kind}
+    meta["probes"] = [_found(one, stem.with_suffix(f".probe{i}")) for i, one in enumerate(told.probes)]
+    if told.watch.steps:
+        _write(np.stack(told.watch.answers), stem.with_suffix(".trace"))
+        meta["trace"] = {"steps": told.watch.steps, "kind": told.watch.kind}
+    return meta
+
+
+def _found(found: Floats | Nothing, path: Path) -> dict[str, Any]:
+    if not isinstance(found, np.ndarray):
+        return {"failed": found.failed, "where": found.where} if found.failed else {"absent": found.reason}
+    _write(found, path)
+    return {"width": found.shape[1] if found.ndim == 2 else 0}
 
 
 def _write(values: NDArray[Any], path: Path) -> dict[str, Any]:
@@ -138,48 +174,117 @@ def _keep_pages() -> None:
         libc.mallopt(m_top_pad, 64 << 20)
 
 
-def run(order: Order, shadow: int, seed: int) -> Outputs:
-    """Train one shadow and ask it about all U records: [U, K] in the candidate's class order."""
+def run(order: Order, shadow: int, seed: int) -> Told:
+    """Train one shadow, ask it about all U records, and let the probes ask about theirs."""
     features = tables.load(order.features)
     labels: Ints = np.load(order.features.with_name("labels.npy"))
     member: Bools = np.load(order.features.with_name("member.npy"), mmap_mode="r")[shadow]
-    model = _fitted(order, tables.take(features, np.asarray(member)), labels[member], seed)
-    return _answers(order, model, features)
+    watch = Watch(order, features)
+    context = replace(
+        order.context, reference=_reference(order, features, labels), watch=watch if order.trace else None
+    )
+    model = _fitted(order, context, _rows(features, np.asarray(member)), labels[member], seed)
+    ask = _ask(order, model)
+    first = np.arange(min(BATCH, len(labels)))
+    outputs = asking.settled(ask, features, order.kind, tables.take(features, first))
+    watch.end(outputs)
+    return Told(outputs, tuple(_probes(order, model, ask, features, labels, seed)), watch)
 
 
-def _fitted(order: Order, features: tables.Features, labels: Ints, seed: int) -> Any:
+def _rows(features: tables.Features, rows: NDArray[Any]) -> tables.Features:
+    """In memory: rows of a memory map are a copy, but of the map's type."""
+    taken = tables.take(features, rows)
+    return np.asarray(taken) if isinstance(taken, np.ndarray) else taken
+
+
+def _reference(order: Order, features: tables.Features, labels: Ints) -> tuple[tables.Features, NDArray[Any]] | None:
+    """The records of the training defence, labels as the recipe takes them; None where it has none."""
+    rows: Bools = np.load(order.features.with_name("reference.npy"))
+    return (_rows(features, rows), _labels(order, labels[rows])) if rows.any() else None
+
+
+def _labels(order: Order, labels: Ints) -> NDArray[Any]:
+    indices = CATALOG[order.recipe].labels == "indices"
+    return labels if indices else label_values(labels, order.context.class_values)
+
+
+def _fitted(order: Order, context: Context, features: tables.Features, labels: Ints, seed: int) -> Any:
     recipe = CATALOG[order.recipe]
-    _seed_globals(seed)
-    if isinstance(features, np.ndarray):
-        features = np.asarray(features)  # rows of a memory map are a copy, but of the map's type
-    given: NDArray[Any] = labels if recipe.labels == "indices" else label_values(labels, order.context.class_values)
+    seed_globals(seed)
     try:
-        return recipe.train(features, given, seed, order.context)
+        return recipe.train(features, _labels(order, labels), seed, context)
     except GateError:
         raise
     except (Exception, SystemExit) as error:
-        raise failed(f"recipe {recipe.id}", error, order.context.folder.resolve()) from error
+        raise failed(f"recipe {recipe.id}", error, context.folder.resolve()) from error
 
 
-def _seed_globals(seed: int) -> None:
-    """For code that draws from the global generators; ours does not."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  # the legacy generator is the one such code uses
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(seed)
+def _ask(order: Order, model: Any) -> Callable[[tables.Features, Kind], Outputs]:
+    """How the shadow is asked: [n, K] in the candidate's class order."""
+
+    def ask(features: tables.Features, kind: Kind) -> Outputs:
+        try:
+            outputs = models.query(model, features, kind=kind)
+        except GateError:
+            raise
+        except (Exception, SystemExit) as error:
+            told = failed("asking the shadow for its predictions", error, order.context.folder.resolve())
+            raise ModelOutputUnusable(told.what, told.hint) from error
+        return align(outputs, getattr(model, "classes_", None), order.context.class_values)
+
+    return ask
 
 
-def _answers(order: Order, model: Any, features: tables.Features) -> Outputs:
-    from privacy_gate.sandbox import models
+def _probes(
+    order: Order,
+    model: Any,
+    ask: Callable[[tables.Features, Kind], Outputs],
+    features: tables.Features,
+    labels: Ints,
+    seed: int,
+) -> Iterator[Floats | Nothing]:
+    if not order.probes:
+        return
+    rows: Bools = np.load(order.features.with_name("asked.npy"))
+    classes = getattr(model, "classes_", None)
+    columns = list(range(len(order.context.class_values)))
+    aligned = classes is None or _indices(np.asarray(classes).tolist(), order.context.class_values) == columns
+    path = asking.stand_between(order.protect, seed, released=False)
+    access = asking.Loaded(model, len(columns), ask, path, order.kind, aligned)
+    yield from asking.ask(access, order.probes, _rows(features, rows), labels[rows], seed)
 
-    try:
-        outputs = models.query(model, features, kind=order.kind)
-    except GateError:
-        raise
-    except (Exception, SystemExit) as error:
-        told = failed("asking the shadow for its predictions", error, order.context.folder.resolve())
-        raise ModelOutputUnusable(told.what, told.hint) from error
-    return align(outputs, getattr(model, "classes_", None), order.context.class_values)
+
+class Watch:
+    """Ask a shadow about all U records while it is trained, after each epoch or stage.
+
+    steps    as the recipe numbers them, increasing
+    answers  per step [U, K] float32, in the candidate's class order
+    kind     of the answers; "auto" until the first one tells
+    """
+
+    def __init__(self, order: Order, features: tables.Features) -> None:
+        self.steps: list[int] = []
+        self.answers: list[NDArray[np.float32]] = []
+        self.kind: Kind = order.kind
+        self._order, self._features = order, features
+
+    def __call__(self, model: Any, step: int) -> None:
+        """Ask the unfinished model, and leave it and the global generators as they were. Raises RecipeFailed."""
+        if self.steps and step <= self.steps[-1]:
+            raise RecipeFailed(f"the recipe tells of step {step} after step {self.steps[-1]}", "number steps upwards")
+        with dice_kept(), modes_kept(model):
+            outputs = _ask(self._order, model)(self._features, self.kind)
+        self.kind = outputs.kind
+        self.steps.append(int(step))
+        self.answers.append(outputs.values.astype(np.float32))
+
+    def end(self, outputs: Outputs) -> None:
+        """The finished model's answers; ModelOutputUnusable where they are of another kind."""
+        if self.steps and self.kind != outputs.kind:
+            raise ModelOutputUnusable(
+                f"it answers with {self.kind} while it is trained, and with {outputs.kind} afterwards",
+                "say which under `output:`",
+            )
 
 
 def align(outputs: Outputs, classes: Any, class_values: tuple[Any, ...]) -> Outputs:

@@ -22,22 +22,23 @@ Compute = Callable[[Outputs, Ints], Floats]
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A named number, or vector, per record, with its unit."""
+    """A named number, or vector, per record, with its unit. vector: whether it gives [n, d] instead of [n]."""
 
     name: str
     unit: str
     paper: str
     compute: Compute
+    vector: bool = False
 
 
 CATALOG: Catalog[Signal] = Catalog("signal", __name__)
 
 
-def signal(*, name: str, unit: str, paper: str) -> Callable[[Compute], Compute]:
+def signal(*, name: str, unit: str, paper: str, vector: bool = False) -> Callable[[Compute], Compute]:
     """Enter a signal into the catalog."""
 
     def register(compute: Compute) -> Compute:
-        CATALOG.add(name, Signal(name, unit, paper, compute))
+        CATALOG.add(name, Signal(name, unit, paper, compute, vector))
         return compute
 
     return register

@@ -225,7 +225,7 @@ def metrics(report: Report, attack: str) -> Any:
 def test_no_person_straddles_a_shadow(here: Here, team: Team, tmp_path: Path) -> None:
     from privacy_gate.build import build
     from privacy_gate.closing import known
-    from privacy_gate.pipeline import Silent, prepare
+    from privacy_gate.preparation import Silent, prepare
     from privacy_gate.terms import settle
 
     plans = {}
@@ -234,7 +234,8 @@ def test_no_person_straddles_a_shadow(here: Here, team: Team, tmp_path: Path) ->
         request = build(config=config)
         work = tmp_path / name
         work.mkdir()
-        ready = prepare(request, settle(request).policy, work, known(request, settle(request).policy), Silent())
+        terms = settle(request)
+        ready = prepare(request, terms, work, known(request, terms.policy), Silent())
         assert ready.plan is not None
         plans[name] = ready.plan.member
         if name == "persons":

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from privacy_gate.datamodel import (
+    Alternative,
     AttackFailed,
     AttackOutcome,
     AttackResult,
@@ -23,6 +24,7 @@ from privacy_gate.datamodel import (
     Description,
     Finding,
     Floats,
+    Frontier,
     HighRisk,
     Invalidates,
     Location,
@@ -33,6 +35,7 @@ from privacy_gate.datamodel import (
     Scope,
     ShadowPlan,
     SliceAccuracy,
+    Stop,
     ThreatModel,
     Verdict,
     VerdictStatus,
@@ -363,6 +366,80 @@ _REGRESSION = Regression(
 )
 
 
+def _stop(name: str, train: float, test: float, *leaks: float) -> Stop:
+    ids = ("correctness", "confidence", "modified_entropy")
+    return Stop(name, train, test, {id: Measured(leak, 0.004) for id, leak in zip(ids, leaks, strict=True)})
+
+
+_FRONTIER = Frontier(
+    source="staged",
+    candidate=_stop("the candidate", 0.999, 0.852, 0.573, 0.701, 0.712),
+    stops=(
+        _stop("10 % of its rounds", 0.871, 0.846, 0.512, 0.518, 0.519),
+        _stop("40 % of its rounds", 0.912, 0.853, 0.53, 0.561, 0.565),
+        _stop("100 % of its rounds", 0.999, 0.852, 0.573, 0.701, 0.712),
+    ),
+    matched=2,
+    differences={
+        "correctness": Measured(0.0, 0.0, -1.0),
+        "confidence": Measured(0.0, 0.0, -1.0),
+        "modified_entropy": Measured(0.0, 0.0, -1.0),
+    },
+    dominated_by=(1,),
+    notes=("round 1 answers every record alike; left out",),
+)
+
+
+def _alternative(
+    name: str, settings: dict[str, Any], status: VerdictStatus, violated: tuple[str, ...], *numbers: float
+) -> Alternative:
+    test, gain, accuracy, tpr, high = numbers
+    rules = tuple(
+        RuleOutcome(id, id, "", 0.6, 0.7, 0.65, 0.75, RuleStatus.FAIL, "block", "high", "beyond the limit")
+        for id in violated
+    )
+    return Alternative(
+        name,
+        settings,
+        Verdict(status, int(bool(violated)), "", rules, {}),
+        0.999 if violated else 0.87,
+        test,
+        "lira, reference, global",
+        Measured(accuracy, 0.004),
+        {0.01: Measured(tpr, 0.004), 0.001: Measured(tpr / 10, 0.001)},
+        Measured(high, 0.004),
+        bool(settings),
+        gain,
+    )
+
+
+_ALTERNATIVES = (
+    _alternative("as it is", {}, VerdictStatus.FAIL, ("PG101", "PG103"), 0.852, 0.0, 0.742, 0.18, 0.21),
+    _alternative(
+        "tree_limits (min_samples_leaf 20)",
+        {"tree_limits": {"min_samples_leaf": 20}},
+        VerdictStatus.FAIL,
+        ("PG103",),
+        0.857,
+        0.005,
+        0.561,
+        0.071,
+        0.011,
+    ),
+    _alternative(
+        "tree_limits (min_samples_leaf 100)",
+        {"tree_limits": {"min_samples_leaf": 100}},
+        VerdictStatus.PASS,
+        (),
+        0.849,
+        -0.003,
+        0.513,
+        0.012,
+        0.0,
+    ),
+)
+
+
 def failing() -> Report:
     """A full-depth random forest that memorised its records."""
     audit = _audit(4000, 4000, 2, 1, ("<=50K", ">50K"))
@@ -400,6 +477,8 @@ def failing() -> Report:
             shadows=_shadows(audit, 16, 0.999, 0.852),
             causes=_CAUSES,
             regression=_REGRESSION,
+            frontier=_FRONTIER,
+            alternatives=_ALTERNATIVES,
             attempt=Attempt(number=2, recorded=True, alpha_pass=0.0076, alpha_fail=0.0076),
             warnings=("the model was logged without a signature",),
             seed=0,

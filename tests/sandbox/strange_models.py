@@ -142,3 +142,38 @@ class Liar(Fair):
             Liar.armed = True
             atexit.register(swap)
         return super().predict_proba(x)
+
+
+class Probing(Fair):
+    """Brings probes of its own into the process that loads it."""
+
+    def __setstate__(self, state):
+        from privacy_gate.errors import NotEvaluable
+        from privacy_gate.signals import PROBES, Probe
+
+        self.__dict__.update(state)
+
+        def confidence(access, features, labels, seed):
+            return access.answers(features).values[np.arange(len(labels)), labels]
+
+        def pair(access, features, labels, seed):
+            return np.stack([np.full(len(labels), seed), np.random.random(len(labels))], axis=1)  # noqa: NPY002
+
+        def weights(access, features, labels, seed):
+            return access.module()
+
+        def broken(access, features, labels, seed):
+            raise KeyError("Alice Secret")
+
+        def infinite(access, features, labels, seed):
+            return np.full(len(labels), np.inf)
+
+        def unfit(access, features, labels, seed):
+            raise NotEvaluable("no \x1b[31mred here")
+
+        def leave(access, features, labels, seed):
+            os._exit(0)
+
+        for compute in (confidence, pair, weights, broken, infinite, unfit, leave):
+            name = f"test_{compute.__name__}"
+            PROBES.add(name, Probe(name, "", "", "answers", "", compute, vector=compute is pair))

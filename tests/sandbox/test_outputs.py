@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from privacy_gate.datamodel import Outputs
 from privacy_gate.errors import ModelOutputUnusable
-from privacy_gate.sandbox.outputs import checked
+from privacy_gate.sandbox.outputs import averaged, changed, checked, difference
 
 
 def softmax(z):
@@ -65,3 +68,43 @@ def test_other_answers_are_unusable(raw, kind, says):
 def test_small_types_are_widened():
     assert checked(np.array([[0.5, 0.5], [0.25, 0.75]], dtype=np.float16), "auto", 2).values.dtype == np.float64
     assert checked(np.array([[5, 1], [2, 3]]), "logits", 2).values.dtype == np.float64
+
+
+# --- several answers ------------------------------------------------------------------------------------------------
+
+
+def test_probabilities_are_averaged_as_they_are():
+    rng = np.random.default_rng(0)
+    answers = [Outputs(rng.dirichlet(np.ones(3), 5).astype(np.float32), "probabilities", 1e-7) for _ in range(16)]
+    mean = averaged(answers)
+    by_hand = [[sum(float(a.values[i, k]) for a in answers) / 16 for k in range(3)] for i in range(5)]
+    # Sixteen float64 sums of numbers below 1.
+    np.testing.assert_allclose(mean.values, by_hand, rtol=0, atol=1e-14)
+    assert (mean.kind, mean.values.dtype, mean.resolution) == ("probabilities", np.float64, 0.0)
+
+
+def test_logits_are_averaged_as_the_probabilities_that_they_stand_for():
+    rng = np.random.default_rng(1)
+    answers = [Outputs(rng.normal(0, 4, size=(5, 3)), "logits") for _ in range(16)]
+    mean = averaged(answers)
+    for i in range(5):
+        for k in range(3):
+            shares = [math.exp(a.values[i, k]) / sum(math.exp(v) for v in a.values[i]) for a in answers]
+            assert math.isclose(math.exp(mean.values[i, k]), sum(shares) / 16, rel_tol=1e-12)
+    assert mean.kind == "logits"
+
+
+def test_tails_of_logits_survive_the_average():
+    mean = averaged([Outputs(np.array([[900.0, 0.0]]), "logits"), Outputs(np.array([[800.0, 0.0]]), "logits")])
+    # e^-900 is 0 in float64; the mean of e^-900 and e^-800 is e^-800 / 2 but for a share of e^-100.
+    assert math.isclose(mean.values[0, 1], -800 - math.log(2), rel_tol=1e-15)
+
+
+def test_a_difference_is_taken_over_the_records_that_both_have():
+    one = Outputs(np.array([[0.2, 0.8], [0.6, 0.4], [0.5, 0.5]]), "probabilities")
+    other = Outputs(np.array([[0.2, 0.8], [0.4, 0.6]]), "probabilities")
+    assert math.isclose(difference(one, other), 0.2)
+    assert changed(one, other) == 0.5
+    for compare in (difference, lambda *both: averaged(both)):
+        with pytest.raises(ModelOutputUnusable, match="number of classes"):
+            compare(one, Outputs(np.ones((3, 3)), "probabilities"))

@@ -1,4 +1,4 @@
-"""What every signal owes: a finite number per record, whatever a model answers."""
+"""What every signal owes: a finite number, or vector, per record, whatever a model answers."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,8 @@ EXTREMES = {
 def test_finite_on_extreme_answers(signal: Signal, outputs):
     with np.errstate(all="raise", under="ignore"):
         values = signal.compute(outputs, LABELS)
-    assert values.shape == (6,)
+    assert len(values) == 6
+    assert values.ndim == 1 + signal.vector
     assert values.dtype == np.float64
     assert np.isfinite(values).all()
 
@@ -106,7 +107,7 @@ def test_pure(signal: Signal):
 def test_says_what_it_is(signal: Signal):
     assert signal.unit
     assert any(char.isdigit() for char in signal.paper), "a paper has a year"
-    assert (signal.compute.__doc__ or "").startswith("[n]")
+    assert (signal.compute.__doc__ or "").startswith("[n, " if signal.vector else "[n]")
 
 
 def test_the_catalog_is_found_and_collected():

@@ -7,8 +7,10 @@ makes one model from (features, labels, seed) and nothing else: same arguments, 
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from privacy_gate.catalog import Catalog
 from privacy_gate.datamodel import Description
+from privacy_gate.defences import TrainingDefence, configure
 from privacy_gate.errors import UsageError
 from privacy_gate.features import Features
 from privacy_gate.request import Recipe
@@ -31,6 +34,9 @@ class Context:
     snapshot      private copy of the candidate; None when there is none
     flavor        of the candidate, as in `Candidate.flavor`
     class_values  [K] the label values behind the class indices, in the order of the candidate's columns
+    defences      settings of the configured training defences by name, in order, as in the config
+    reference     the defence's own records, labels as `train` gets them; the worker fills it, None: there are none
+    watch         called as watch(model, step) after each epoch or stage, step from 1: an instrumented training
     """
 
     settings: Recipe
@@ -38,6 +44,9 @@ class Context:
     snapshot: Path | None
     flavor: str
     class_values: tuple[Any, ...]
+    defences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reference: tuple[Features, NDArray[Any]] | None = None
+    watch: Callable[[Any, int], None] | None = None
 
 
 Identity = Callable[[Context, Description | None], Mapping[str, Any]]
@@ -103,3 +112,38 @@ def choose(settings: Recipe) -> RecipeKind:
 def label_values(labels: NDArray[np.int64], class_values: tuple[Any, ...]) -> NDArray[Any]:
     """[n] the label values behind class indices, in the type that a column of such values has."""
     return np.asarray(class_values)[labels]
+
+
+# --- training defences ----------------------------------------------------------------------------------------------
+
+
+def training_defences(context: Context) -> tuple[TrainingDefence, ...]:
+    """The defences that the recipe must put on, in order; UsageError where one cannot be.
+
+    Those that are in the recipe already are none of them.
+    """
+    chosen = configure(context.defences).training
+    names = [defence.title for defence in chosen]
+    for one in chosen:
+        if other := next((name for name in names if name in one.conflicts), None):
+            raise UsageError(f"the defences {one.title} and {other} cannot be trained together", "choose one of them")
+        if one.package and importlib.util.find_spec(one.package) is None:
+            raise UsageError(
+                f"the defence {one.title} needs the package {one.package}, which is not installed",
+                f"pip install 'privacy-gate[{one.extra}]'",
+            )
+    return chosen
+
+
+def defended(context: Context) -> dict[str, Any]:
+    """What the defences add to a recipe's identity: nothing where there are none, so that shadows keep their names.
+
+    The defence's own records (`Context.reference`) are no part of it: they are records, as the shadow's own are.
+    """
+    chosen = training_defences(context)
+    if not chosen:
+        return {}
+    settings = [[one.title, one.model_dump(mode="json", exclude={"in_recipe"})] for one in chosen]
+    packages = sorted({one.package for one in chosen if one.package})
+    versions = {"packages": {name: importlib.metadata.version(name) for name in packages}} if packages else {}
+    return {"defences": settings, **versions}

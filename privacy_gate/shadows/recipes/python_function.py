@@ -8,9 +8,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Description
-from privacy_gate.errors import GateError, RecipeFailed
+from privacy_gate.errors import GateError, RecipeFailed, UsageError
 from privacy_gate.features import Features
-from privacy_gate.shadows.recipes import Context, recipe
+from privacy_gate.shadows.recipes import Context, recipe, training_defences
 from privacy_gate.shadows.source import Source, failed, locate
 
 
@@ -19,6 +19,11 @@ def _source(context: Context) -> Source:
 
 
 def _identity(context: Context, description: Description | None) -> Mapping[str, Any]:
+    if chosen := training_defences(context):
+        raise UsageError(
+            f"the defence {chosen[0].title} cannot be put on your training function: it alone knows how it trains",
+            f"train with it in {context.settings.python} and say `in_recipe: true`, or choose another recipe",
+        )
     return _source(context).identity()
 
 

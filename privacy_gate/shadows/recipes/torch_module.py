@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Description
+from privacy_gate.defences import Loop, TrainingDefence
 from privacy_gate.errors import ConfigError, RecipeFailed
 from privacy_gate.features import Features
 from privacy_gate.request import TorchTraining
-from privacy_gate.shadows.recipes import Context, recipe
+from privacy_gate.shadows.recipes import Context, defended, recipe, training_defences
 from privacy_gate.shadows.source import Source, failed, locate
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def _training(context: Context) -> TorchTraining:
             f"shadows.recipe.training: bce_with_logits is for 2 classes, the data has {len(context.class_values)}",
             "use cross_entropy",
         )
+    for defence in training_defences(context):
+        training = defence.training(training)
     return training
 
 
@@ -42,7 +45,8 @@ def _source(context: Context) -> Source:
 
 
 def _identity(context: Context, description: Description | None) -> Mapping[str, Any]:
-    return {**_source(context).identity(), "training": _training(context).model_dump(mode="json")}
+    training = _training(context).model_dump(mode="json")
+    return {**_source(context).identity(), "training": training, **defended(context)}
 
 
 @recipe(id="model", labels="indices", imports=("torch",), identity=_identity, tuned=True)
@@ -63,30 +67,77 @@ def model(features: Features, labels: NDArray[Any], seed: int, context: Context)
             "return an untrained torch.nn.Module",
         )
     order = torch.Generator().manual_seed(order_seed)
-    y = torch.as_tensor(np.array(labels, dtype=np.int64))
+    defences = training_defences(context)
+    for defence in defences:
+        module = defence.module(module)
     try:
-        return fit(module, _tensor(features, module), y, training, order)
+        x, y = _tensor(features, module), _labels(labels)
+        reference = (
+            None
+            if context.reference is None
+            else (_tensor(context.reference[0], module), _labels(context.reference[1]))
+        )
+        return fit(
+            module, x, y, training, order, defences=defences, seed=seed, reference=reference, watch=context.watch
+        )
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         # Mostly shapes and label ranges that do not fit the module.
         raise failed(f"training the module of {source.path.name}", error, source.path.parent) from error
 
 
 def fit(
-    module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, training: TorchTraining, order: torch.Generator
+    module: torch.nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    training: TorchTraining,
+    order: torch.Generator,
+    *,
+    defences: tuple[TrainingDefence, ...] = (),
+    seed: int = 0,
+    reference: tuple[torch.Tensor, torch.Tensor] | None = None,
+    watch: Callable[[Any, int], None] | None = None,
 ) -> torch.nn.Module:
-    """Train in place on x [n, ...], y [n] class index; returns the module in evaluation mode."""
-    loss = _loss(training)
+    """Train in place on x [n, ...], y [n] class index; returns the module in evaluation mode.
+
+    order      of the rows, epoch by epoch
+    defences   whose settings and modules are in `training` and `module` already; seed, reference: theirs
+    watch      called as watch(module in evaluation mode, epochs done) after each epoch; it must not change the module
+    """
     optimizer = _optimizer(module, training)
     schedule = _schedule(optimizer, training)
-    module.train()
-    for _ in range(training.epochs):
-        for batch in batches(len(x), training.batch_size, order):
-            optimizer.zero_grad(set_to_none=True)
-            loss(module(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    loop = Loop(
+        module, x, y, training, _loss(training), optimizer,
+        lambda n: batches(n, training.batch_size, order), seed, reference,
+    )  # fmt: skip
+    for defence in defences:
+        loop = defence.loop(loop)
+    loop.module.train()
+    for epoch in range(1, training.epochs + 1):
+        for rows in loop.batches(len(loop.x)):
+            _step(loop, rows)
         if schedule is not None:
             schedule.step()
+        said = [after(epoch) for after in loop.after]
+        if watch is not None:
+            watch(module.eval(), epoch)
+            module.train()
+        if any(said):
+            break
+    for finish in loop.finish:
+        finish()
     return module.eval()
+
+
+def _step(loop: Loop, rows: torch.Tensor) -> None:
+    for before in loop.before:
+        before(rows)
+    loop.optimizer.zero_grad(set_to_none=True)
+    answers = loop.module(loop.x[rows])
+    objective = loop.loss(answers, loop.y[rows])
+    for penalty in loop.penalties:
+        objective = objective + penalty(answers, loop.y[rows])
+    objective.backward()  # type: ignore[no-untyped-call]
+    loop.optimizer.step()
 
 
 def batches(n: int, size: int, order: torch.Generator) -> Iterator[torch.Tensor]:
@@ -98,6 +149,12 @@ def batches(n: int, size: int, order: torch.Generator) -> Iterator[torch.Tensor]
     if len(stops) > 1 and stops[-1] - stops[-2] == 1:
         del stops[-2]  # batch normalisation has no variance over one row
     yield from (rows[start:stop] for start, stop in zip([0, *stops], stops, strict=False))
+
+
+def _labels(labels: NDArray[Any]) -> torch.Tensor:
+    import torch
+
+    return torch.as_tensor(np.array(labels, dtype=np.int64))
 
 
 def _tensor(features: Features, module: torch.nn.Module) -> torch.Tensor:

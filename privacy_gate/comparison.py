@@ -1,0 +1,319 @@
+"""What else could be released: the undefended model stopped early, and the same recipe with other defences.
+
+Nothing here decides: the verdict is about the candidate. What is found is for the people who have to mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from privacy_gate.closing import Known, spent
+from privacy_gate.datamodel import (
+    Alternative,
+    AttackResult,
+    Evidence,
+    Frontier,
+    Measurement,
+    Outputs,
+    Role,
+    ShadowPlan,
+    Verdict,
+)
+from privacy_gate.defences import CATALOG as DEFENCES
+from privacy_gate.defences import NOTHING, Defences, configure
+from privacy_gate.errors import GateError, NotEvaluable
+from privacy_gate.evaluate import HIGH_SCORE
+from privacy_gate.features import take
+from privacy_gate.frontier import Stage, frontier
+from privacy_gate.observe import Answers, Observed, observe
+from privacy_gate.policy import judge
+from privacy_gate.policy.cells import name_of
+from privacy_gate.preparation import (
+    Prepared,
+    Progress,
+    answered_by_all,
+    config_of,
+    evaluated,
+    gather,
+    probed,
+    shadows_of,
+    training,
+    with_shadows,
+)
+from privacy_gate.request import CheckRequest, Config
+from privacy_gate.sandbox import examine
+from privacy_gate.shadows.plan import shadow_seeds
+from privacy_gate.shadows.recipes.clone import innermost
+from privacy_gate.shadows.store import Store
+from privacy_gate.terms import Terms, store_path
+from privacy_gate.validity import Inputs
+
+AS_IT_IS = "as it is"
+MOST_STAGES = 24
+_RETRAINED = 2**20  # number of the retrained target among the seeds: far from any shadow's
+
+
+# --- the early-stopping benchmark -------------------------------------------------------------------------------------
+
+
+def benchmark(
+    request: CheckRequest, ready: Prepared, observed: Observed, store: Store, work: Path, parts: Known, watch: Progress
+) -> Frontier | None:
+    """The frontier that the config asks for; what cannot be had is a warning, since no rule rests on it."""
+    asked = config_of(request).frontier
+    if asked is None:
+        return None
+    watch.stage("the early-stopping benchmark")
+    try:
+        stages = _stages(asked.source, request, ready, store, work, parts, watch)
+        found = frontier(observed.views[0].seen, stages, ready.audit, parts.seed, asked.source)
+    except GateError as error:
+        parts.warn(f"the early-stopping benchmark could not be run: {error.what}")
+        return None
+    return found
+
+
+def _stages(
+    source: Literal["retraining", "staged", "checkpoints"],
+    request: CheckRequest,
+    ready: Prepared,
+    store: Store,
+    work: Path,
+    parts: Known,
+    watch: Progress,
+) -> list[Stage]:
+    match source:
+        case "checkpoints":
+            return _checkpoints(request, ready, work)
+        case "staged":
+            return _staged(request, ready, work)
+        case "retraining":
+            return _retrained(request, ready, store, parts, watch)
+
+
+def _retrained(request: CheckRequest, ready: Prepared, store: Store, parts: Known, watch: Progress) -> list[Stage]:
+    """One training of the undefended recipe on the candidate's own records, watched."""
+    task = training(request, ready, NOTHING, trace=True)
+    made = shadows_of(request, _alone(ready, parts.seed), task, store, parts, watch)
+    trace = made.traces[0]
+    if trace is None or not len(trace):
+        raise NotEvaluable(
+            "this recipe cannot be watched while it trains", "give `frontier: {checkpoints: [...]}` instead"
+        )
+    unit = "epoch" if task.recipe == "model" else "round"
+    return [
+        Stage(f"{unit} {made.trace_steps[e]}", replace(ready.target, values=trace[e][: ready.dataset.audited]))
+        for e in thinned(len(trace))
+    ]
+
+
+def thinned(count: int, most: int = MOST_STAGES) -> list[int]:
+    """Indices of at most `most` of `count` stages: dense at the start, where a model learns, and always the last."""
+    if count <= most:
+        return list(range(count))
+    spaced = np.unique(np.round(np.geomspace(1, count, most)).astype(int)) - 1
+    return [int(index) for index in spaced]
+
+
+def _alone(ready: Prepared, seed: int) -> ShadowPlan:
+    """A plan of one model: the target's own training set, with a seed of its own."""
+    members = ready.dataset.role_mask(Role.MEMBERS)
+    return ShadowPlan(
+        "retrained",
+        members[None].copy(),
+        members | ready.dataset.role_mask(Role.NONMEMBERS),
+        shadow_seeds(seed, 1) + _RETRAINED,
+        int(members.sum()),
+    )
+
+
+def _staged(request: CheckRequest, ready: Prepared, work: Path) -> list[Stage]:
+    """What the candidate itself answers after a part of its rounds."""
+    raise NotEvaluable("staged predictions are not there yet")
+
+
+def _checkpoints(request: CheckRequest, ready: Prepared, work: Path) -> list[Stage]:
+    """Models that the training run logged on its way, each scored like the candidate."""
+    asked = config_of(request).frontier
+    features = take(ready.dataset.features, np.arange(ready.dataset.audited))
+    stages = []
+    for number, uri in enumerate(asked.checkpoints if asked else ()):
+        model = ready.registry.resolve(uri, work / f"checkpoint-{number}")
+        description, scored = examine(
+            model, features, work, kind=config_of(request).output, logs=store_path(request) / "logs"
+        )
+        outputs = scored.outputs
+        if description.classes is not None and tuple(description.classes) != tuple(ready.classes):
+            if sorted(map(str, description.classes)) != sorted(map(str, ready.classes)):
+                raise NotEvaluable(f"the checkpoint {uri} knows other classes than the candidate")
+            places = [list(description.classes).index(c) for c in ready.classes]
+            outputs = replace(outputs, values=outputs.values[:, places])
+        if outputs.values.shape[1] != len(ready.classes):
+            raise NotEvaluable(f"the checkpoint {uri} knows other classes than the candidate")
+        stages.append(Stage(uri, outputs))
+    return stages
+
+
+# --- other defences ---------------------------------------------------------------------------------------------------
+
+
+def suggested(ready: Prepared, config: Config) -> tuple[Defences, ...]:
+    """What the defences themselves would try on a model like this one; those that need records of their own do not."""
+    cloned = ready.description.recipe if ready.task is None or ready.task.recipe == "clone" else None
+    estimator = "" if cloned is None else innermost(cloned)[0]
+    found = []
+    for kind in DEFENCES:
+        if kind.reference:
+            continue
+        suggest = getattr(kind.settings, "suggestions", None)
+        given = suggest(estimator, config.shadows.recipe.training) if suggest else ()
+        found += [configure({kind.id: settings}) for settings in given]
+    return tuple(found)
+
+
+def alternatives(
+    request: CheckRequest,
+    terms: Terms,
+    ready: Prepared,
+    evidence: Evidence,
+    observed: Observed,
+    inputs: Inputs,
+    others: Sequence[Defences],
+    store: Store,
+    work: Path,
+    parts: Known,
+    watch: Progress,
+) -> tuple[Alternative, ...]:
+    """The candidate as it is, then its recipe with each of `others` in place of its own defence.
+
+    One that breaks is left out with a warning: the verdict on the candidate stands without it.
+    """
+    policy = spent(terms.policy, evidence.attempt)
+
+    def verdict(of: Evidence) -> Verdict:
+        return judge(policy, replace(of, attempt=evidence.attempt), model=parts.model, today=terms.today)
+
+    found = [_alternative(AS_IT_IS, ready.defences, evidence, verdict(evidence), observed, False, observed)]
+    for defences in others:
+        name = described(defences)
+        watch.stage(f"with {name}")
+        try:
+            other, answers = _remade(request, terms, ready, defences, store, work, parts, watch)
+            seen = observe(answers, other.audit, terms.attacks, defences, parts.seed)
+            judged = evaluated(other, terms, seen, parts.seed, inputs).evidence
+        except GateError as error:
+            parts.warn(f"{name} could not be compared: {error.what}{f' ({error.hint})' if error.hint else ''}")
+            continue
+        retrained = bool(defences.training or ready.defences.training)
+        found.append(_alternative(name, defences, judged, verdict(judged), seen, retrained, observed))
+    return tuple(found)
+
+
+def described(defences: Defences) -> str:
+    """Names and settings in one line: tree_limits (min_samples_leaf 50) + output_coarsening (decimals 1)."""
+    if not defences:
+        return "no defence"
+
+    def one(id: str, item: Any) -> str:
+        given = item.model_dump(mode="json", exclude_defaults=True)
+        told = ", ".join(f"{key} {value}" for key, value in given.items())
+        return f"{id} ({told})" if told else id
+
+    return " + ".join(one(id, item) for id, item in defences.items)
+
+
+def _remade(
+    request: CheckRequest,
+    terms: Terms,
+    ready: Prepared,
+    defences: Defences,
+    store: Store,
+    work: Path,
+    parts: Known,
+    watch: Progress,
+) -> tuple[Prepared, Answers]:
+    """The candidate behind another output defence, or trained again with another defence; and its shadows."""
+    plan = ready.plan
+    other = replace(ready, defences=defences, probes={}, absent={}, task=None, plain=None)
+    if not (defences.training or ready.defences.training):
+        other = probed(request, terms, other, work, parts, watch)
+        if plan is not None and not ready.loaded:
+            asked = plan.pool | _audited(ready)
+            other = replace(other, task=training(request, other, defences, probes=tuple(other.probes), asked=asked))
+        return other, gather(request, other, store, parts, watch)
+    names = tuple(ready.probes)
+    own = _alone(ready, parts.seed)
+    both = own
+    if plan is not None:
+        both = replace(plan, member=np.vstack([own.member, plan.member]), seeds=np.concatenate([own.seeds, plan.seeds]))
+    asked = both.pool | _audited(ready)
+    task = training(request, other, defences, probes=names, asked=asked)
+    made = shadows_of(request, both, task, store, parts, watch)
+    rows, beside = slice(ready.dataset.audited), np.flatnonzero(ready.dataset.role_mask(Role.SEEN))
+    target = _part(made.outputs[0], rows)
+    of_target = {name: values[rows] for name, values in made.probes[0].items()} if made.probes else {}
+    missing = {name: "it is not asked of models that were trained again" for name in names if name not in of_target}
+    other = replace(
+        other,
+        target=target,
+        beside=_part(made.outputs[0], beside) if len(beside) else None,
+        probes=of_target,
+        absent={**ready.absent, **missing},
+        deterministic=True,
+    )
+    answers = Answers(target, beside=other.beside, probes=of_target, given=ready.given, absent=other.absent)
+    if plan is None:
+        return other, answers
+    answers = answered_by_all(answers, made, parts)
+    known = with_shadows(other, answers, made.outputs[1:], made.probes[1:])
+    if defences.training:
+        plain = shadows_of(request, plan, training(request, ready, NOTHING), store, parts, watch)
+        known = replace(known, undefended=with_shadows(other, answers, plain.outputs))
+    return other, known
+
+
+def _audited(ready: Prepared) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    return ready.dataset.role_mask(Role.MEMBERS) | ready.dataset.role_mask(Role.NONMEMBERS)
+
+
+def _part(outputs: Outputs, rows: Any) -> Outputs:
+    return replace(outputs, values=outputs.values[rows])
+
+
+def _alternative(
+    name: str,
+    defences: Defences,
+    evidence: Evidence,
+    verdict: Verdict,
+    observed: Observed,
+    retrained: bool,
+    candidate: Observed,
+) -> Alternative:
+    results = [outcome for outcome in evidence.attacks if isinstance(outcome, AttackResult)]
+    worst = max(results, key=lambda outcome: outcome.accuracy.value, default=None)
+    tpr: dict[float, Measurement] = {}
+    for outcome in results:
+        for rate, measured in outcome.tpr_at_fpr.items():
+            if rate not in tpr or measured.value > tpr[rate].value:
+                tpr[rate] = measured
+    high = [] if evidence.risk is None else [high for high in evidence.risk.high if high.score == HIGH_SCORE]
+    correct, before = observed.target_correct, candidate.target_correct
+    inside = np.arange(len(correct)) < evidence.members
+    return Alternative(
+        name=name,
+        settings=defences.document,
+        verdict=verdict,
+        train_accuracy=float(correct[inside].mean()),
+        test_accuracy=float(correct[~inside].mean()),
+        attack="" if worst is None else name_of(worst, scope=True),
+        accuracy=None if worst is None else worst.accuracy,
+        tpr_at_fpr=dict(sorted(tpr.items(), reverse=True)),
+        high_risk=high[0].attributable if high else None,
+        retrained=retrained,
+        gain=float(correct[~inside].mean() - before[~inside].mean()),
+    )

@@ -1,0 +1,403 @@
+"""Everything that is known before the first attack: the candidate, its records, its answers, its shadows.
+
+`prepare` reads and asks and trains nothing; `gather` trains. Both are all effects; what they return is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from privacy_gate import manifest
+from privacy_gate.attacks import CATALOG as ATTACKS
+from privacy_gate.closing import Known
+from privacy_gate.datamodel import (
+    Audit,
+    Bools,
+    Candidate,
+    Description,
+    Estimand,
+    Floats,
+    Ints,
+    Outputs,
+    Role,
+    ShadowPlan,
+)
+from privacy_gate.defences import NOTHING, Declared, Defences, declared
+from privacy_gate.errors import NotEvaluable, UsageError
+from privacy_gate.evaluate import Evaluation, evaluate
+from privacy_gate.features import take
+from privacy_gate.inputs import coordinates
+from privacy_gate.manifest import DUPLICATES, Dataset
+from privacy_gate.observe import GIVEN, Answers, Observed, from_shadows
+from privacy_gate.policy import Policy
+from privacy_gate.procedure import FEWEST_RUNS
+from privacy_gate.registry import Registry, open_registry
+from privacy_gate.request import CheckRequest, Config
+from privacy_gate.sandbox import examine, probe
+from privacy_gate.shadows import plan as plans
+from privacy_gate.shadows.recipes.load import finished
+from privacy_gate.shadows.store import Store
+from privacy_gate.shadows.train import Shadows, TrainingTask, train
+from privacy_gate.shadows.train import prepare as training_task
+from privacy_gate.signals import PROBES
+from privacy_gate.terms import Terms, seed_of, store_path
+from privacy_gate.validity import Inputs
+
+_ORDER_STREAM = 5  # keeps this draw apart from every other use of the run's seed
+
+
+class Progress(Protocol):
+    """Whoever watches: the console, or nobody."""
+
+    def stage(self, text: str) -> None:
+        """A step begins."""
+
+    def shadows(self, done: int, total: int, cached: int, remaining: float | None) -> None:
+        """`done` of `total` shadows are there."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class Silent:
+    """Nobody watches."""
+
+    def stage(self, text: str) -> None:
+        """Nothing."""
+
+    def shadows(self, done: int, total: int, cached: int, remaining: float | None) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """What `plan` shows and `check` starts from. Nothing is trained yet.
+
+    labels    [U] class indices
+    classes   class values in the order of the candidate's columns
+    target    [R, K] the candidate's answers
+    beside    [D, K] its answers on the records of its defence; None where that has none
+    defences  the config's, or where it names none, those that the registry declares with their settings
+    probes    probe -> [R] or [R, d] of the candidate
+    given     signals of the records themselves
+    absent    signal -> why the candidate does not give it
+    plan      None where no shadow is wanted
+    task      what the shadows are trained with; None where they are loaded or not wanted
+    plain     the same without the defence of the training; None where there is none
+    loaded    answers of loaded shadows
+    """
+
+    registry: Registry
+    candidate: Candidate
+    description: Description
+    dataset: Dataset
+    audit: Audit
+    labels: Ints
+    classes: tuple[Any, ...]
+    target: Outputs
+    beside: Outputs | None
+    defences: Defences
+    declared: Declared
+    deterministic: bool
+    plan: ShadowPlan | None
+    task: TrainingTask | None
+    plain: TrainingTask | None = None
+    loaded: tuple[Outputs, ...] = ()
+    probes: Mapping[str, Floats] = field(default_factory=dict)
+    given: Mapping[str, Floats] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+def prepare(
+    request: CheckRequest, terms: Terms, work: Path, parts: Known, watch: Progress, others: Sequence[Defences] = ()
+) -> Prepared:
+    """Resolve, snapshot, read the records, score the target in a process of its own, plan the shadows.
+
+    others  defences that the candidate will be compared with: their records are needed, too
+    """
+    config = config_of(request)
+    uri = request.model or config.model
+    if uri is None:
+        raise UsageError("no model was named", "privacy-gate check models:/NAME@ALIAS, or model: in the config")
+    parts.defences = terms.defences
+    registry = open_registry(config.tracking_uri, config.registry_uri, uri)
+    parts.registry = registry
+    watch.stage(f"resolving {uri}")
+    candidate = registry.resolve(uri, work / "candidate")
+    parts.add(candidate=candidate)
+    tagged = declared(candidate.tags)
+    defences = terms.defences or tagged.defences or NOTHING
+    parts.defences = defences
+    watch.stage("reading the records")
+    dataset = manifest.load(
+        config.data,
+        request.config_dir,
+        lambda source: registry.fetch(source, work / "fetched"),
+        reference=any(each.reference for each in (defences, *others)),
+    )
+    for each in (defences, *others):
+        _require_reference(each, dataset)
+    unaudited = {"population": dataset.population, "seen": dataset.seen}
+    parts.add(
+        digests=dataset.digests,
+        removed=dataset.removed,
+        train_size=dataset.train_size,
+        others={role: count for role, count in unaudited.items() if count},
+    )
+    watch.stage(f"scoring {dataset.audited:,} records with {candidate.resolved_uri} in a process of its own")
+    asked = np.concatenate([np.arange(dataset.audited), np.flatnonzero(dataset.role_mask(Role.SEEN))])
+    # In an order that tells nothing: members first would tell a model whom it is asked about, batch by batch.
+    order = np.random.default_rng([_ORDER_STREAM, seed_of(request)]).permutation(len(asked))
+    description, scored = examine(
+        candidate, take(dataset.features, asked[order]), work, kind=config.output, logs=store_path(request) / "logs"
+    )
+    answers = scored.outputs.values[np.argsort(order)]
+    target = replace(scored.outputs, values=answers[: dataset.audited])
+    beside = replace(scored.outputs, values=answers[dataset.audited :]) if dataset.reference else None
+    parts.add(description=description)
+    if scored.queries > 1:
+        parts.warn(
+            f"the model throws dice: each record was asked {scored.queries} times and its answers averaged, "
+            f"as an attacker would; {scored.changed:.1%} of the top classes changed between two answers"
+        )
+    if dataset.twins:
+        parts.warn(f"{dataset.twins:,} records are identical to another one; copies count as one person")
+    classes = manifest.class_order(description.classes, config.data.classes, scored.outputs.values.shape[1])
+    labels = manifest.encode(dataset.raw_labels, classes)
+    audit = manifest.audit(dataset, labels, classes)
+    parts.add(audit=audit)
+    _require_estimand(terms.policy, dataset, config.shadows.count)
+    bare = Prepared(
+        registry=registry,
+        candidate=candidate,
+        description=description,
+        dataset=dataset,
+        audit=audit,
+        labels=labels,
+        classes=classes,
+        target=target,
+        beside=beside,
+        defences=defences,
+        declared=tagged,
+        deterministic=scored.deterministic,
+        plan=None,
+        task=None,
+    )
+    return _planned(request, probed(request, terms, bare, work, parts, watch))
+
+
+def config_of(request: CheckRequest) -> Config:
+    """The configuration, without which nobody knows who the members were."""
+    if request.config is None:
+        raise UsageError(
+            "no configuration: which records were members?",
+            "give --config privacy-gate.yaml (privacy-gate init drafts one), or judge predictions with --observations",
+        )
+    return request.config
+
+
+def _require_reference(defences: Defences, dataset: Dataset) -> None:
+    if defences.reference and not dataset.reference:
+        raise UsageError(
+            f"the defence {defences.name} was fitted to records of its own; the config names none",
+            "name them under data.seen: they were seen by the defence, so they are neither members nor non-members",
+        )
+
+
+def _require_estimand(policy: Policy, dataset: Dataset, shadows: int) -> None:
+    """What the policy asks about must be there before hours are spent."""
+    missing = dataset.train_size - dataset.members - dataset.removed.get(DUPLICATES, 0)
+    if policy.estimand is Estimand.CENSUS and missing > 0:
+        raise NotEvaluable(
+            f"the policy asks for a census, but {dataset.members:,} of {dataset.train_size:,} training records are "
+            "members here: not all members are audited",
+            "list all training records under data.members, or set `estimand: artefact` in the policy",
+        )
+    if policy.estimand is Estimand.PROCEDURE and shadows < FEWEST_RUNS:
+        raise NotEvaluable(
+            f"the policy asks about the training procedure, which takes {FEWEST_RUNS} retrained models; "
+            f"shadows.count is {shadows}",
+            f"set shadows.count to {FEWEST_RUNS} or more, or `estimand: artefact` in the policy",
+        )
+
+
+# --- more than one answer per record ----------------------------------------------------------------------------------
+
+
+def wanted(attacks: Sequence[str], names: frozenset[str] | set[str]) -> tuple[str, ...]:
+    """Those of `names` that the attacks read."""
+    return tuple(sorted(set[str]().union(*(ATTACKS[id].requires for id in attacks)) & set(names)))
+
+
+def probed(request: CheckRequest, terms: Terms, ready: Prepared, work: Path, parts: Known, watch: Progress) -> Prepared:
+    """With all that the attacks read beside one answer per record; what the candidate does not give is in `absent`."""
+    names = wanted(terms.attacks, set(PROBES.names()))
+    dataset, seed = ready.dataset, seed_of(request)
+    given = {}
+    if wanted(terms.attacks, GIVEN):
+        given["coordinates"] = coordinates(dataset.features, dataset.audited)
+    if not names:
+        return replace(ready, given=given)
+    watch.stage(f"probing the candidate: {', '.join(names)}")
+    order = np.random.default_rng([_ORDER_STREAM, seed, 1]).permutation(dataset.audited)
+    told = probe(
+        ready.candidate,
+        take(dataset.features, order),
+        ready.audit.labels[order],
+        names,
+        work,
+        kind=ready.target.kind,
+        protect=ready.defences.document,
+        classes=len(ready.classes),
+        seed=seed,
+        logs=store_path(request) / "logs",
+    )
+    back = np.argsort(order)
+    for name, kind in sorted(told.failed.items()):
+        parts.warn(f"the probe {name} failed on the candidate ({kind}); the model's own words are in the store's logs")
+    absent = {**told.absent, **{name: f"the probe failed ({kind})" for name, kind in told.failed.items()}}
+    return replace(ready, given=given, probes={n: v[back] for n, v in told.values.items()}, absent=absent)
+
+
+# --- shadows ----------------------------------------------------------------------------------------------------------
+
+
+def _planned(request: CheckRequest, ready: Prepared) -> Prepared:
+    config, dataset, labels = config_of(request), ready.dataset, ready.labels
+    members, nonmembers = dataset.role_mask(Role.MEMBERS), dataset.role_mask(Role.NONMEMBERS)
+    population = dataset.role_mask(Role.POPULATION)
+    count, seed, recipe = config.shadows.count, seed_of(request), config.shadows.recipe
+    if recipe.load is not None:
+        path = request.config_dir / recipe.load
+        pool = members | nonmembers
+        plan, outputs = finished(path, len(labels), len(ready.classes), pool, dataset.train_size)
+        return replace(ready, plan=plan, loaded=tuple(outputs))
+    if count == 0:
+        return ready
+    if config.shadows.plan == "disjoint":
+        plan = plans.disjoint(dataset.persons, population, count, dataset.train_size, seed, labels)
+    else:
+        plan = plans.balanced(dataset.persons, members, nonmembers, population, count, dataset.train_size, seed)
+    asked = plan.pool | members | nonmembers
+    task = training(request, ready, ready.defences, probes=tuple(ready.probes), asked=asked)
+    plain = training(request, ready, NOTHING) if ready.defences.training else None
+    return replace(ready, plan=plan, task=task, plain=plain)
+
+
+def training(
+    request: CheckRequest,
+    ready: Prepared,
+    defences: Defences,
+    *,
+    probes: Sequence[str] = (),
+    asked: Bools | None = None,
+    trace: bool = False,
+) -> TrainingTask:
+    """The candidate's recipe with the training defences of `defences`, checked and ready to run."""
+    config, dataset = config_of(request), ready.dataset
+    kind: Literal["logits", "probabilities"] = ready.target.kind
+    return training_task(
+        config.shadows.recipe,
+        folder=request.config_dir,
+        candidate=ready.candidate,
+        description=ready.description,
+        features=dataset.features,
+        labels=ready.labels,
+        class_values=ready.classes,
+        # Shadows are read the way the target was: one of them must not be taken for probabilities by accident.
+        kind=kind,
+        defences=defences.in_training,
+        reference=dataset.role_mask(Role.SEEN) if defences.reference else None,
+        probes=tuple(name for name in probes if PROBES[name].shadows),
+        protect=defences.document,
+        asked=asked,
+        trace=trace,
+    )
+
+
+def shadows_of(
+    request: CheckRequest, plan: ShadowPlan, task: TrainingTask, store: Store, parts: Known, watch: Progress
+) -> Shadows:
+    """The plan's shadows, from the store or trained now; counts go into the report."""
+    config = config_of(request)
+    made = train(
+        plan,
+        task,
+        store,
+        jobs=request.jobs,
+        timeout=config.shadows.timeout,
+        retries=config.shadows.retries,
+        progress=lambda p: watch.shadows(p.done, p.total, p.cached, p.remaining),
+    )
+    parts.trained, parts.cached = (parts.trained or 0) + made.trained, (parts.cached or 0) + made.cached
+    return made
+
+
+def gather(request: CheckRequest, ready: Prepared, store: Store, parts: Known, watch: Progress) -> Answers:
+    """All that the candidate and its shadows say, on the audited records and on those of the defence."""
+    own = Answers(ready.target, beside=ready.beside, probes=ready.probes, given=ready.given, absent=ready.absent)
+    if ready.plan is None:
+        return own
+    if ready.task is None:
+        return with_shadows(ready, own, ready.loaded)
+    made = shadows_of(request, ready.plan, ready.task, store, parts, watch)
+    answers = with_shadows(ready, answered_by_all(own, made, parts), made.outputs, made.probes)
+    if ready.plain is None:
+        return answers
+    watch.stage("training the same shadows without the defence, for the attacker who does not know of it")
+    plain = shadows_of(request, ready.plan, ready.plain, store, parts, watch)
+    return replace(answers, undefended=with_shadows(ready, own, plain.outputs))
+
+
+def answered_by_all(own: Answers, made: Shadows, parts: Known) -> Answers:
+    """The target's answers without the probes that its shadows do not give: there is nothing to compare them with."""
+    for name, kind in sorted(made.failed.items()):
+        parts.warn(f"the probe {name} failed on shadow models ({kind}); what they printed is in the store's logs")
+    kept = {name: values for name, values in own.probes.items() if name not in made.absent}
+    return replace(own, probes=kept, absent={**own.absent, **made.absent})
+
+
+def with_shadows(
+    ready: Prepared, own: Answers, outputs: Sequence[Outputs], probes: Sequence[Mapping[str, Floats]] | None = None
+) -> Answers:
+    """The target's answers among those of its shadows."""
+    assert ready.plan is not None
+    found = from_shadows(own.target, outputs, ready.plan, ready.labels, ready.dataset.persons, probes=probes)
+    rows = np.flatnonzero(ready.dataset.role_mask(Role.SEEN))
+    others = tuple(replace(o, values=o.values[rows]) for o in outputs) if len(rows) else ()
+    return replace(
+        found,
+        beside=own.beside,
+        beside_shadows=others,
+        probes=own.probes,
+        given=own.given,
+        absent=own.absent,
+    )
+
+
+def evaluated(ready: Prepared, terms: Terms, observed: Observed, seed: int, inputs: Inputs) -> Evaluation:
+    """Attacks, risk, validity and causes of what was observed."""
+    return evaluate(
+        observed,
+        ready.audit,
+        terms.attacks,
+        seed,
+        plan=ready.plan,
+        duplicates=ready.dataset.removed.get(DUPLICATES, 0),
+        candidates=ready.dataset.candidates,
+        deterministic=ready.deterministic,
+        declared=ready.declared,
+        defences=ready.defences,
+        train_size=ready.dataset.train_size,
+        model=ready.description,
+        policy=terms.in_effect,
+        inputs=inputs,
+    )
