@@ -104,13 +104,14 @@ def simplest(suite: Sequence[str], view: View) -> Attack | None:
         if attack.thresholded
         and ThreatModel.KNOWN_SUBSET in attack.threat_models
         and attack.requires <= set(view.seen.target)
+        and all(view.seen.target[name].ndim == 1 for name in attack.requires)
         and attack.min_in == attack.min_out == 0
     ]
     return min(usable, key=lambda attack: (attack.reads_known, len(attack.requires)), default=None)
 
 
 def leaking(drawn: Null, share: float, correct: Bools, seed: int) -> Null:
-    """The same null, but this share of the members gives itself away in every signal, the persons drawn by lot.
+    """The same null, but this share of the members gives itself away in every signal that is a number, by lot.
 
     `correct` [n] is whether the target was right. A signal of such a person is moved by the whole range of the signal:
     it lies beyond everybody else's, and none becomes equal to another. Whole persons are moved, until their share of
@@ -123,6 +124,8 @@ def leaking(drawn: Null, share: float, correct: Bools, seed: int) -> Null:
     moved = member & np.isin(persons, order[: int(np.searchsorted(reached, min(share, 1.0) - 1e-12)) + 1])
     target = {
         name: values + moved * direction(drawn, name, correct) * (float(np.ptp(values)) or 1.0) * 1.01
+        if values.ndim == 1
+        else values
         for name, values in drawn.view.seen.target.items()
     }
     return Null(replace(drawn.view, seen=replace(drawn.view.seen, target=target)), drawn.audit, drawn.rows)

@@ -137,6 +137,16 @@ class TestPositiveControl:
         assert finding.status == "pass"
         assert "PG101" in finding.reason or "PG102" in finding.reason
 
+    def test_vector_signals_are_let_be(self):
+        """A signal of several numbers per record has no direction to be moved in, and no control is read from it."""
+        seen = WORLD.view.seen
+        target = {**seen.target, "log_probabilities": np.stack([seen.target["logit_confidence"]] * 3, axis=1)}
+        view = replace(WORLD.view, seen=replace(seen, target=target))
+        suite = ("nasr_nn", "confidence")
+        assert simplest(suite, view).id == "confidence"
+        found = CATALOG["positive_control"].run(replace(WORLD, view=view, observations=view.seen, suite=suite))
+        assert found.status == "pass"
+
     def test_an_attack_that_says_the_same_of_all_makes_it_fire(self, monkeypatch):
         broken(monkeypatch, lambda seen: np.zeros(seen.n))
         assert run("positive_control", WORLD).status == "fail"
