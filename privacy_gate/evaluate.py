@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from privacy_gate import metrics
 from privacy_gate.attacks import CATALOG as ATTACKS
@@ -163,12 +164,14 @@ def _measured(
 ) -> tuple[AttackOutcome, ...]:
     """Every attack on the audited model, under every view, as a whole and in every slice."""
     parts = slices(audit, observed.views[0].seen)
-    return tuple(
-        outcome
-        for view in observed.views
-        for name in attacks
-        for outcome in measure(ATTACKS[name], view, audit, seed, slices=parts, census=census)
-    )
+    # Attacks compute many small products: threads would wait for each other longer than they work.
+    with threadpool_limits(limits=1):
+        return tuple(
+            outcome
+            for view in observed.views
+            for name in attacks
+            for outcome in measure(ATTACKS[name], view, audit, seed, slices=parts, census=census)
+        )
 
 
 def _causes(given: CauseInput, warnings: list[str]) -> Iterator[Cause]:
@@ -210,7 +213,8 @@ def _risks(
 
 def _finding(check: ValidityCheck, circumstances: Circumstances) -> Finding:
     try:
-        return check.run(circumstances)
+        with threadpool_limits(limits=1):  # controls run attacks
+            return check.run(circumstances)
     except (GateError, ArithmeticError, ValueError, LookupError) as error:
         # A check that broke has not cleared the evidence; nor has it shown that a proven violation is none.
         reason = f"the check itself failed ({type(error).__name__})"

@@ -21,7 +21,7 @@ def boosting(material: Material, x: Floats, learn: Sequence[Ints], ask: Sequence
     number would have to learn each class on its own. Log odds are at prior one half. One thread, no draw.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     found = []
     # Once more than for all learners: the library whose threads it starts may have been loaded just now.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from privacy_gate.datamodel import Description
 from privacy_gate.errors import RecipeFailed, UsageError
 from privacy_gate.features import Features
+from privacy_gate.sandbox.stages import Stages, class_of, known_class, last_step
 from privacy_gate.shadows.recipes import Context, defended, recipe, training_defences
 from privacy_gate.storage import sha256_of_file
 
@@ -77,15 +78,8 @@ def seeded(estimator: Any, seed: int) -> Any:
 
 # --- defences -------------------------------------------------------------------------------------------------------
 
-_LIBRARIES = ("sklearn", "lightgbm", "xgboost")
 # Wrappers that train what is inside with the settings that it has.
 _WRAPPERS = ("CalibratedClassifierCV", "OneVsRestClassifier", "OneVsOneClassifier")
-
-
-def _known(name: str) -> str:
-    """The bare name of a library's class; a class of somebody else's may have the same name and other parameters."""
-    library, _, _ = name.partition(".")
-    return name.rpartition(".")[2] if library in _LIBRARIES else name
 
 
 def _check_defences(context: Context, described: Mapping[str, Any]) -> None:
@@ -100,7 +94,7 @@ def _check_defences(context: Context, described: Mapping[str, Any]) -> None:
 
 def innermost(described: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and parameters of the last step of a pipeline, of what a wrapper trains, or of the estimator itself."""
-    name, params = _known(str(described.get("class"))), dict(described.get("params") or {})
+    name, params = known_class(str(described.get("class"))), dict(described.get("params") or {})
     inner = params.get("estimator") if name in _WRAPPERS else None
     if name == "Pipeline" and isinstance(steps := params.get("steps"), list) and steps:
         inner = steps[-1][1]
@@ -111,20 +105,16 @@ def _with_defences(estimator: Any, context: Context) -> Any:
     """The unfitted estimator with the parameters that the defences set on its innermost part."""
     for defence in training_defences(context):
         inner = _inside(estimator)
-        inner.set_params(**defence.parameters(_name(inner), inner.get_params(deep=False)))
+        inner.set_params(**defence.parameters(class_of(inner), inner.get_params(deep=False)))
     return estimator
 
 
 def _inside(estimator: Any) -> Any:
     """The unfitted estimator that `innermost` describes."""
-    inner = getattr(estimator, "estimator", None) if _name(estimator) in _WRAPPERS else None
-    if _name(estimator) == "Pipeline":
+    inner = getattr(estimator, "estimator", None) if class_of(estimator) in _WRAPPERS else None
+    if class_of(estimator) == "Pipeline":
         inner = estimator.steps[-1][1]
     return _inside(inner) if hasattr(inner, "get_params") else estimator
-
-
-def _name(estimator: Any) -> str:
-    return _known(f"{type(estimator).__module__}.{type(estimator).__qualname__}")
 
 
 # --- the model on its way -------------------------------------------------------------------------------------------
@@ -136,18 +126,14 @@ def _fit_watched(unfitted: Any, features: Features, labels: NDArray[Any], watch:
     Boosted models tell their stages afterwards. Other estimators have none: a forest of fewer trees is not a forest
     that was trained less.
     """
-    final = _final(unfitted)
-    if _name(final) == "MLPClassifier" and final.solver in ("sgd", "adam") and final.shuffle:
+    final = last_step(unfitted)
+    if class_of(final) == "MLPClassifier" and final.solver in ("sgd", "adam") and final.shuffle:
         return _fit_perceptron(unfitted, features, labels, watch)
     fitted = unfitted.fit(features, labels)
-    staged = _Staged(fitted, _final(fitted))
-    for step in range(1, _rounds(staged.final) + 1):
+    staged = Stages(fitted, last_step(fitted))
+    for step in range(1, staged.rounds + 1):
         watch(Stage(staged, step), step)
     return fitted
-
-
-def _final(estimator: Any) -> Any:
-    return estimator.steps[-1][1] if _name(estimator) == "Pipeline" else estimator
 
 
 def _fit_perceptron(unfitted: Any, features: Features, labels: NDArray[Any], watch: Callable[[Any, int], None]) -> Any:
@@ -157,7 +143,7 @@ def _fit_perceptron(unfitted: Any, features: Features, labels: NDArray[Any], wat
     """
     import numpy.random
 
-    final = _final(unfitted)
+    final = last_step(unfitted)
     shown = 0
 
     class Order(numpy.random.RandomState):
@@ -177,59 +163,11 @@ def _fit_perceptron(unfitted: Any, features: Features, labels: NDArray[Any], wat
     return fitted
 
 
-# What LightGBM and XGBoost call an answer after k rounds.
-_AFTER_ROUNDS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "LGBMClassifier": lambda k: {"num_iteration": k},
-    "XGBClassifier": lambda k: {"iteration_range": (0, k)},
-}
-
-
-def _rounds(final: Any) -> int:
-    """Stages that a fitted estimator can tell; 0 where it tells none."""
-    match _name(final):
-        case "GradientBoostingClassifier" | "AdaBoostClassifier":
-            return len(final.estimators_)
-        case "HistGradientBoostingClassifier":
-            return int(final.n_iter_)
-        case "LGBMClassifier":
-            return int(final.n_estimators_)
-        case "XGBClassifier":
-            return int(final.get_booster().num_boosted_rounds())
-        case _:
-            return 0
-
-
-@dataclass(slots=True, eq=False)
-class _Staged:
-    """The stages of one fitted model. Asking for them in order, about the same features, costs one pass."""
-
-    model: Any
-    final: Any
-    features: Features | None = None
-    passing: Iterator[NDArray[Any]] = field(default_factory=lambda: iter(()))
-    step: int = 0
-    answer: NDArray[Any] = field(default_factory=lambda: np.zeros((0, 0)))
-
-    def at(self, step: int, features: Features) -> NDArray[Any]:
-        if self.features is not features or step < self.step:
-            self.features, self.passing, self.step = features, self._pass(features), 0
-        while self.step < step:
-            self.answer = np.asarray(next(self.passing))
-            self.step += 1
-        return self.answer.copy()
-
-    def _pass(self, features: Features) -> Iterator[NDArray[Any]]:
-        x = features if self.final is self.model else self.model[:-1].transform(features)
-        if partial := _AFTER_ROUNDS.get(_name(self.final)):
-            return (self.final.predict_proba(x, **partial(k)) for k in range(1, _rounds(self.final) + 1))
-        return iter(self.final.staged_predict_proba(x))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage:
     """A boosted model as it was after `step` rounds; answers as the model itself does."""
 
-    staged: _Staged
+    staged: Stages
     step: int
 
     @property

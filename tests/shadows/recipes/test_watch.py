@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from privacy_gate.request import Recipe, TorchTraining
 from privacy_gate.sandbox import models
+from privacy_gate.sandbox.stages import Stages, rounds
 from privacy_gate.shadows.recipes import CATALOG, Context
-from privacy_gate.shadows.recipes.clone import _AFTER_ROUNDS, _rounds
 from privacy_gate.shadows.recipes.torch_module import batches, fit
 
 RNG = np.random.default_rng(0)
@@ -122,11 +122,21 @@ def test_rounds_of_the_other_libraries():
         def num_boosted_rounds(self):
             return 7
 
-    lightgbm = type("LGBMClassifier", (), {"__module__": "lightgbm.sklearn", "n_estimators_": 9})()
-    xgboost = type("XGBClassifier", (), {"__module__": "xgboost.sklearn", "get_booster": lambda self: Booster()})()
-    assert (_rounds(lightgbm), _rounds(xgboost)) == (9, 7)
-    assert _AFTER_ROUNDS["LGBMClassifier"](3) == {"num_iteration": 3}
-    assert _AFTER_ROUNDS["XGBClassifier"](3) == {"iteration_range": (0, 3)}
+    def answer(self, x, **part):
+        return part
+
+    def made(library, name, **given):
+        return type(name, (), {"__module__": f"{library}.sklearn", "predict_proba": answer, **given})()
+
+    lightgbm = made("lightgbm", "LGBMClassifier", n_estimators_=9, best_iteration_=0)
+    xgboost = made("xgboost", "XGBClassifier", get_booster=lambda self: Booster())
+    assert (rounds(lightgbm), rounds(xgboost)) == (9, 7)
+    # Those that went back to their best round answer with the rounds up to it.
+    assert rounds(made("lightgbm", "LGBMClassifier", n_estimators_=9, best_iteration_=4)) == 4
+    assert rounds(made("xgboost", "XGBClassifier", best_iteration=4)) == 5
+    assert Stages(lightgbm, lightgbm).at(3, X).item() == {"num_iteration": 3}
+    assert Stages(xgboost, xgboost).at(3, X).item() == {"iteration_range": (0, 3)}
+    assert rounds(made("acme", "XGBClassifier")) == 0
 
 
 def test_a_module_trains_as_it_always_did_watched_or_not():
