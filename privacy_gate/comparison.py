@@ -25,11 +25,12 @@ from privacy_gate.datamodel import (
     Verdict,
 )
 from privacy_gate.defences import CATALOG as DEFENCES
-from privacy_gate.defences import NOTHING, Defences, configure
-from privacy_gate.errors import GateError, NotEvaluable
+from privacy_gate.defences import NOTHING, Declared, Defences, configure
+from privacy_gate.errors import GateError, NotEvaluable, UsageError
 from privacy_gate.evaluate import HIGH_SCORE
 from privacy_gate.features import take
 from privacy_gate.frontier import Stage, frontier
+from privacy_gate.manifest import DUPLICATES
 from privacy_gate.observe import Answers, Observed, observe
 from privacy_gate.policy import judge
 from privacy_gate.policy.cells import name_of
@@ -54,6 +55,7 @@ from privacy_gate.terms import Terms, store_path
 from privacy_gate.validity import Inputs
 
 AS_IT_IS = "as it is"
+_UNDECLARED = "undeclared_defence"  # the check that fires where the registry knows of a defence that nobody named
 MOST_STAGES = 24
 _RETRAINED = 2**20  # number of the retrained target among the seeds: far from any shadow's
 
@@ -163,17 +165,25 @@ def _checkpoints(request: CheckRequest, ready: Prepared, work: Path) -> list[Sta
 
 
 def suggested(ready: Prepared, config: Config) -> tuple[Defences, ...]:
-    """What the defences themselves would try on a model like this one; those that need records of their own do not."""
-    cloned = ready.description.recipe if ready.task is None or ready.task.recipe == "clone" else None
+    """What the defences themselves would try on a model like this one; those that need records of their own do not.
+
+    For a candidate with a defence of its own also none at all: what that defence is worth.
+    """
+    recipe = config.shadows.recipe
+    cloned = None if recipe.model or recipe.python or recipe.load else ready.description.recipe
     estimator = "" if cloned is None else innermost(cloned)[0]
-    found = []
+    found = [NOTHING] if ready.defences else []
     for kind in DEFENCES:
-        if kind.reference:
-            continue
         suggest = getattr(kind.settings, "suggestions", None)
-        given = suggest(estimator, config.shadows.recipe.training) if suggest else ()
-        found += [configure({kind.id: settings}) for settings in given]
-    return tuple(found)
+        if suggest is not None and not kind.reference:
+            found += [configure({kind.id: settings}) for settings in suggest(estimator, recipe.training)]
+    return tuple(one for one in found if not _has_already(ready.defences, one))
+
+
+def _has_already(own: Defences, other: Defences) -> bool:
+    return {id for id, item in own.items if _inside(item)} >= {
+        id for id, _ in other.items
+    } or own.digest == other.digest
 
 
 def alternatives(
@@ -191,27 +201,81 @@ def alternatives(
 ) -> tuple[Alternative, ...]:
     """The candidate as it is, then its recipe with each of `others` in place of its own defence.
 
-    One that breaks is left out with a warning: the verdict on the candidate stands without it.
+    One that breaks is left out with a warning: the verdict on the candidate stands without it. Waivers were granted to
+    the candidate: they are no help to a model that is trained again.
     """
     policy = spent(terms.policy, evidence.attempt)
 
-    def verdict(of: Evidence) -> Verdict:
-        return judge(policy, replace(of, attempt=evidence.attempt), model=parts.model, today=terms.today)
+    def verdict(of: Evidence, retrained: bool) -> Verdict:
+        waivers = () if retrained else terms.waivers
+        numbered = replace(of, attempt=evidence.attempt)
+        return judge(policy, numbered, waivers=waivers, model=parts.model, today=terms.today)
 
-    found = [_alternative(AS_IT_IS, ready.defences, evidence, verdict(evidence), observed, False, observed)]
-    for defences in others:
-        name = described(defences)
-        watch.stage(f"with {name}")
+    found = [_alternative(AS_IT_IS, ready.defences, evidence, verdict(evidence, False), observed, False, observed)]
+    known = any(finding.check == _UNDECLARED and finding.status == "fail" for finding in evidence.findings)
+    for given in {one.digest: one for one in others}.values():
+        name = described(given)
         try:
-            other, answers = _remade(request, terms, ready, defences, store, work, parts, watch)
+            defences = in_place(ready.defences, given)
+            name = described(defences)
+            retrained = bool(defences.training or ready.defences.training)
+            watch.stage(f"with {name}{': the model and its shadows are trained again' if retrained else ''}")
+            # What the registry says of the candidate's own defence is no word on another one; but a defence that it
+            # declares and nobody configured is in the candidate's answers all the same.
+            other = ready if known and not retrained else replace(ready, declared=Declared())
+            other, answers = _remade(request, terms, other, defences, store, work, parts, watch)
             seen = observe(answers, other.audit, terms.attacks, defences, parts.seed)
             judged = evaluated(other, terms, seen, parts.seed, inputs).evidence
         except GateError as error:
             parts.warn(f"{name} could not be compared: {error.what}{f' ({error.hint})' if error.hint else ''}")
             continue
-        retrained = bool(defences.training or ready.defences.training)
-        found.append(_alternative(name, defences, judged, verdict(judged), seen, retrained, observed))
+        found.append(_alternative(name, defences, judged, verdict(judged, retrained), seen, retrained, observed))
+    _caveats(request, terms, ready, found, parts)
     return tuple(found)
+
+
+def _caveats(request: CheckRequest, terms: Terms, ready: Prepared, found: Sequence[Alternative], parts: Known) -> None:
+    """Warnings about all rows at once, each of them once."""
+    dataset = ready.dataset
+    unaudited = dataset.train_size - dataset.members - dataset.removed.get(DUPLICATES, 0)
+    if unaudited > 0 and any(one.retrained for one in found):
+        parts.warn(
+            f"models that were trained again learned from {dataset.members:,} records, the candidate from "
+            f"{dataset.train_size:,}: list all training records under data.members for a fair comparison"
+        )
+    if terms.baseline is not None and len(found) > 1:
+        parts.warn("the other defences were not compared with the approved model: PG401 is about the candidate alone")
+    parts.add(warnings=tuple(dict.fromkeys(parts.found.get("warnings", ()))))
+
+
+def in_place(own: Defences, other: Defences) -> Defences:
+    """`other` in place of the candidate's own defences; what its recipe, or the model itself, has inside stays.
+
+    A model that is trained again does not answer through what is inside the candidate's file.
+    Raises UsageError where that would be nothing else, or one defence twice.
+    """
+    for id, item in other.items:
+        if _inside(item):
+            raise UsageError(f"{id} is said to be inside already: nothing would be put on", "leave that setting out")
+    again = bool(other.training or own.training)
+    stays = tuple((id, item) for id, item in own.items if _inside(item) and not (again and _in_model(item)))
+    if twice := sorted({id for id, _ in stays} & {id for id, _ in other.items}):
+        raise UsageError(
+            f"the candidate has {twice[0]} inside already", "other settings of it take another recipe, or another model"
+        )
+    placed = Defences((*stays, *other.items))
+    if placed.digest == own.digest:
+        raise UsageError("that is what the candidate is like already", "it is the first row")
+    return placed
+
+
+def _inside(item: Any) -> bool:
+    """Whether a defence is in the recipe or in the model already: nobody can take it off."""
+    return bool(getattr(item, "in_recipe", False)) or _in_model(item)
+
+
+def _in_model(item: Any) -> bool:
+    return bool(getattr(item, "in_model", False))
 
 
 def described(defences: Defences) -> str:
@@ -220,8 +284,8 @@ def described(defences: Defences) -> str:
         return "no defence"
 
     def one(id: str, item: Any) -> str:
-        given = item.model_dump(mode="json", exclude_defaults=True)
-        told = ", ".join(f"{key} {value}" for key, value in given.items())
+        given = item.model_dump(mode="json", exclude_defaults=True, exclude={"in_recipe", "in_model"})
+        told = ", ".join(key if value is True else f"{key} {value}" for key, value in given.items())
         return f"{id} ({told})" if told else id
 
     return " + ".join(one(id, item) for id, item in defences.items)
@@ -246,6 +310,10 @@ def _remade(
             asked = plan.pool | _audited(ready)
             other = replace(other, task=training(request, other, defences, probes=tuple(other.probes), asked=asked))
         return other, gather(request, other, store, parts, watch)
+    if ready.loaded:
+        raise UsageError(
+            "the shadows were loaded: without a recipe nothing can be trained again", "compare output defences"
+        )
     names = tuple(ready.probes)
     own = _alone(ready, parts.seed)
     both = own
@@ -264,7 +332,6 @@ def _remade(
         beside=_part(made.outputs[0], beside) if len(beside) else None,
         probes=of_target,
         absent={**ready.absent, **missing},
-        deterministic=True,
     )
     answers = Answers(target, beside=other.beside, probes=of_target, given=ready.given, absent=other.absent)
     if plan is None:
@@ -272,6 +339,7 @@ def _remade(
     answers = answered_by_all(answers, made, parts)
     known = with_shadows(other, answers, made.outputs[1:], made.probes[1:])
     if defences.training:
+        watch.stage("the same shadows without the defence, for the attacker who does not know of it")
         plain = shadows_of(request, plan, training(request, ready, NOTHING), store, parts, watch)
         known = replace(known, undefended=with_shadows(other, answers, plain.outputs))
     return other, known

@@ -560,6 +560,8 @@ def threats(access: str, outcomes: Iterable[datamodel.AttackOutcome]) -> doc.Thr
     """What was run, what was not, and why."""
     ran = [outcome for outcome in outcomes if isinstance(outcome, datamodel.AttackResult)]
     rest = [outcome for outcome in outcomes if not isinstance(outcome, datamodel.AttackResult)]
+    if any(outcome.family == "white-box" for outcome in ran):
+        access += "; white-box attacks also read its weights"
     return doc.Threats(
         access=access,
         threat_models=tuple(model for model in datamodel.ThreatModel if any(o.threat_model == model for o in ran)),
