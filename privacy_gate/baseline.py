@@ -31,7 +31,6 @@ from privacy_gate.datamodel import (
     Measurement,
     Outputs,
     Regression,
-    ThreatModel,
     VerdictStatus,
 )
 from privacy_gate.defences import NOTHING, Defences
@@ -53,6 +52,7 @@ from privacy_gate.reports.compare import stored_accuracies, unpaired
 from privacy_gate.reports.document import Report
 from privacy_gate.reports.document import read as read_report
 from privacy_gate.sandbox import examine
+from privacy_gate.signals import CATALOG as SIGNALS
 from privacy_gate.storage import atomic_write
 
 FEWEST_PERSONS = 10  # on a side, in common; below it nothing is measured
@@ -349,16 +349,17 @@ def regression(
 def _unpaired_rest(
     found: Anchor, outcomes: Sequence[AttackOutcome], paired: Sequence[str], notes: list[str]
 ) -> list[tuple[str, Measurement]]:
-    """Attacks that need references, which the anchor's shadows would be: their stored figures, unpaired."""
-    rest = [o for o in outcomes if isinstance(o, AttackResult) and o.threat_model is ThreatModel.REFERENCE]
+    """Attacks that take more than the answers of one model, or more than answers: their stored figures, unpaired."""
+    done = {name.partition(",")[0] for name in paired}
+    rest = [o for o in outcomes if isinstance(o, AttackResult) and o.id not in done]
     before = {} if found.report is None else stored_accuracies(found.report)
-    compared = [(name, unpaired(o.accuracy, before[name])) for o in rest if (name := name_of(o, scope=True)) in before]
-    names = sorted({o.id for o in rest})
-    if names and compared:
-        notes.append(f"{', '.join(names)} need reference models: the stored figures are compared, unpaired")
-    elif names:
-        notes.append(f"{', '.join(names)} could not be compared: no report of the reference has them")
-    return [(name, difference) for name, difference in compared if name not in paired]
+    compared = [(o.id, name, o) for o in rest if (name := name_of(o, scope=True)) in before]
+    ids = sorted({id for id, _, _ in compared})
+    if ids:
+        notes.append(f"{', '.join(ids)} need more than one model's answers: the stored figures are compared, unpaired")
+    if missing := sorted({o.id for o in rest} - set(ids)):
+        notes.append(f"{', '.join(missing)} could not be compared: no report of the reference has them")
+    return [(name, unpaired(o.accuracy, before[name])) for _, name, o in compared]
 
 
 class _CannotPair(Exception):
@@ -452,7 +453,8 @@ def _paired(
     """Per attack and scope, on the people whom both models know alike."""
     audit = _part(subject.audit, common.rows)
     target = replace(subject.target, values=subject.target.values[common.rows])
-    able = [ATTACKS[name] for name in dict.fromkeys(attacks) if alone(ATTACKS[name])]
+    there = set(SIGNALS.names())
+    able = [a for name in dict.fromkeys(attacks) if alone(a := ATTACKS[name]) and a.requires <= there]
     try:
         first, second = (
             observe(Answers(outputs), audit, [attack.id for attack in able], defences, seed).views[0].seen

@@ -18,6 +18,7 @@ from privacy_gate.datamodel import (
     AttackResult,
     Evidence,
     Frontier,
+    Ints,
     Measurement,
     Outputs,
     Role,
@@ -25,7 +26,7 @@ from privacy_gate.datamodel import (
     Verdict,
 )
 from privacy_gate.defences import CATALOG as DEFENCES
-from privacy_gate.defences import NOTHING, Declared, Defences, configure
+from privacy_gate.defences import NOTHING, Declared, Defences, TrainingDefence, configure
 from privacy_gate.errors import GateError, NotEvaluable, UsageError
 from privacy_gate.evaluate import HIGH_SCORE
 from privacy_gate.features import take
@@ -47,16 +48,19 @@ from privacy_gate.preparation import (
     with_shadows,
 )
 from privacy_gate.request import CheckRequest, Config
-from privacy_gate.sandbox import examine
+from privacy_gate.sandbox import SAME, examine, staged
+from privacy_gate.sandbox.outputs import checked, difference
 from privacy_gate.shadows.plan import shadow_seeds
 from privacy_gate.shadows.recipes.clone import innermost
 from privacy_gate.shadows.store import Store
-from privacy_gate.terms import Terms, store_path
+from privacy_gate.shadows.worker import align
+from privacy_gate.terms import Terms, seed_of, store_path
 from privacy_gate.validity import Inputs
 
 AS_IT_IS = "as it is"
 _UNDECLARED = "undeclared_defence"  # the check that fires where the registry knows of a defence that nobody named
 MOST_STAGES = 24
+_ORDER_STREAM = 71  # keeps this draw apart from every other use of the run's seed
 _RETRAINED = 2**20  # number of the retrained target among the seeds: far from any shadow's
 
 
@@ -75,9 +79,22 @@ def benchmark(
         stages = _stages(asked.source, request, ready, store, work, parts, watch)
         found = frontier(observed.views[0].seen, stages, ready.audit, parts.seed, asked.source)
     except GateError as error:
-        parts.warn(f"the early-stopping benchmark could not be run: {error.what}")
+        parts.warn(
+            f"the early-stopping benchmark could not be run: {error.what}{f' ({error.hint})' if error.hint else ''}"
+        )
         return None
-    return found
+    return replace(found, notes=(*found.notes, *_incomplete(asked.source, ready)))
+
+
+def _incomplete(source: str, ready: Prepared) -> list[str]:
+    """What a reader of the frontier has to know of its stages."""
+    known, all_of_them = ready.dataset.members, ready.dataset.train_size
+    if source == "retraining" and known < all_of_them:
+        return [f"retrained on the {known:,} members that are audited, of {all_of_them:,} training records"]
+    inside = [id for id, item in ready.defences.items if isinstance(item, TrainingDefence)]
+    if source == "staged" and inside:
+        return [f"the rounds are the candidate's own, which was trained with {' + '.join(inside)}"]
+    return []
 
 
 def _stages(
@@ -136,29 +153,52 @@ def _alone(ready: Prepared, seed: int) -> ShadowPlan:
 
 def _staged(request: CheckRequest, ready: Prepared, work: Path) -> list[Stage]:
     """What the candidate itself answers after a part of its rounds."""
-    raise NotEvaluable("staged predictions are not there yet")
+    rows, back = _shuffled(ready, request)
+    found = staged(
+        ready.candidate,
+        take(ready.dataset.features, rows),
+        work,
+        kind=ready.target.kind,
+        classes=len(ready.classes),
+        logs=store_path(request) / "logs",
+    )
+    outputs = [_part(each, back) for each in found.outputs]
+    if outputs[-1].kind != ready.target.kind or difference(outputs[-1], ready.target) > SAME:
+        raise NotEvaluable(
+            "after all its rounds the model answers otherwise than it does when it is asked as a whole",
+            "what it does to the answers of its rounds is not known; give `frontier: retraining` instead",
+        )
+    return [Stage(f"round {step} of {found.total}", o) for step, o in zip(found.steps, outputs, strict=True)]
 
 
 def _checkpoints(request: CheckRequest, ready: Prepared, work: Path) -> list[Stage]:
     """Models that the training run logged on its way, each scored like the candidate."""
-    asked = config_of(request).frontier
-    features = take(ready.dataset.features, np.arange(ready.dataset.audited))
+    rows, back = _shuffled(ready, request)
+    features, logs = take(ready.dataset.features, rows), store_path(request) / "logs"
+    kind: Literal["logits", "probabilities"] = ready.target.kind
     stages = []
-    for number, uri in enumerate(asked.checkpoints if asked else ()):
-        model = ready.registry.resolve(uri, work / f"checkpoint-{number}")
-        description, scored = examine(
-            model, features, work, kind=config_of(request).output, logs=store_path(request) / "logs"
-        )
-        outputs = scored.outputs
-        if description.classes is not None and tuple(description.classes) != tuple(ready.classes):
-            if sorted(map(str, description.classes)) != sorted(map(str, ready.classes)):
-                raise NotEvaluable(f"the checkpoint {uri} knows other classes than the candidate")
-            places = [list(description.classes).index(c) for c in ready.classes]
-            outputs = replace(outputs, values=outputs.values[:, places])
-        if outputs.values.shape[1] != len(ready.classes):
-            raise NotEvaluable(f"the checkpoint {uri} knows other classes than the candidate")
-        stages.append(Stage(uri, outputs))
+    for uri, model in ready.stops:
+        try:
+            description, scored = examine(model, features, work, kind=kind, logs=logs)
+            outputs = align(scored.outputs, description.classes, ready.classes)
+        except NotEvaluable:  # the same answer to everything: what a model may say before it has learned anything
+            flat = np.zeros((ready.dataset.audited, len(ready.classes)))
+            stages.append(Stage(uri, Outputs(flat, "logits")))
+            continue
+        except GateError as error:
+            raise type(error)(f"the checkpoint {uri}: {error.what}", error.hint) from error
+        if checked(outputs.values, "auto", len(rows)).kind != kind:
+            raise NotEvaluable(
+                f"the checkpoint {uri} answers with probabilities, the candidate with logits", "log them alike"
+            )
+        stages.append(Stage(uri, _part(outputs, back)))
     return stages
+
+
+def _shuffled(ready: Prepared, request: CheckRequest) -> tuple[Ints, Ints]:
+    """The audited records in an order that tells nothing of who is a member, and the way back."""
+    order = np.random.default_rng([_ORDER_STREAM, seed_of(request)]).permutation(ready.dataset.audited)
+    return order, np.argsort(order)
 
 
 # --- other defences ---------------------------------------------------------------------------------------------------
@@ -177,13 +217,15 @@ def suggested(ready: Prepared, config: Config) -> tuple[Defences, ...]:
         suggest = getattr(kind.settings, "suggestions", None)
         if suggest is not None and not kind.reference:
             found += [configure({kind.id: settings}) for settings in suggest(estimator, recipe.training)]
-    return tuple(one for one in found if not _has_already(ready.defences, one))
+    return tuple(one for one in found if _another(ready.defences, one))
 
 
-def _has_already(own: Defences, other: Defences) -> bool:
-    return {id for id, item in own.items if _inside(item)} >= {
-        id for id, _ in other.items
-    } or own.digest == other.digest
+def _another(own: Defences, other: Defences) -> bool:
+    try:
+        in_place(own, other)
+    except UsageError:
+        return False
+    return True
 
 
 def alternatives(
@@ -219,7 +261,7 @@ def alternatives(
             defences = in_place(ready.defences, given)
             name = described(defences)
             retrained = bool(defences.training or ready.defences.training)
-            watch.stage(f"with {name}{': the model and its shadows are trained again' if retrained else ''}")
+            watch.stage(f"with {name}{', trained again' if retrained else ''}")
             # What the registry says of the candidate's own defence is no word on another one; but a defence that it
             # declares and nobody configured is in the candidate's answers all the same.
             other = ready if known and not retrained else replace(ready, declared=Declared())
@@ -303,7 +345,7 @@ def _remade(
 ) -> tuple[Prepared, Answers]:
     """The candidate behind another output defence, or trained again with another defence; and its shadows."""
     plan = ready.plan
-    other = replace(ready, defences=defences, probes={}, absent={}, task=None, plain=None)
+    other = replace(ready, defences=defences, probes={}, absent={}, failed=frozenset(), task=None, plain=None)
     if not (defences.training or ready.defences.training):
         other = probed(request, terms, other, work, parts, watch)
         if plan is not None and not ready.loaded:
@@ -332,8 +374,16 @@ def _remade(
         beside=_part(made.outputs[0], beside) if len(beside) else None,
         probes=of_target,
         absent={**ready.absent, **missing},
+        failed=ready.failed,
     )
-    answers = Answers(target, beside=other.beside, probes=of_target, given=ready.given, absent=other.absent)
+    answers = Answers(
+        target,
+        beside=other.beside,
+        probes=of_target,
+        given=ready.given,
+        absent=other.absent,
+        failed=other.failed,
+    )
     if plan is None:
         return other, answers
     answers = answered_by_all(answers, made, parts)
@@ -381,7 +431,7 @@ def _alternative(
         attack="" if worst is None else name_of(worst, scope=True),
         accuracy=None if worst is None else worst.accuracy,
         tpr_at_fpr=dict(sorted(tpr.items(), reverse=True)),
-        high_risk=high[0].attributable if high else None,
+        high_risk=high[0] if high else None,
         retrained=retrained,
         gain=float(correct[~inside].mean() - before[~inside].mean()),
     )

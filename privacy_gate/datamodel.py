@@ -301,6 +301,7 @@ class AttackSkipped:
     family: str
     threat_model: ThreatModel
     reason: str
+    applies: bool = True  # False: it is for another kind of record or model, as the gate itself can tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +312,7 @@ class AttackFailed:
     family: str
     threat_model: ThreatModel
     reason: str
+    refused: bool = False  # the model under audit broke when it was asked: that must not help it
 
 
 AttackOutcome = AttackResult | AttackSkipped | AttackFailed
@@ -419,7 +421,7 @@ class Alternative:
     attack: str  # the strongest one's name; "" where none ran
     accuracy: Measurement | None  # of that attack
     tpr_at_fpr: Mapping[float, Measurement]  # FPR -> TPR of the attack that is best there
-    high_risk: Measurement | None  # attributable share of members at the judged score
+    high_risk: HighRisk | None  # at the judged score
     retrained: bool  # False: the candidate itself, behind an output defence perhaps
     gain: float  # test accuracy less the candidate's
 

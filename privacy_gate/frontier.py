@@ -69,7 +69,8 @@ def frontier(
     distances = [abs(stop.test_accuracy - whole.test_accuracy) for stop in stops]
     matched = int(np.argmin(distances))
     leak = max(whole.attacks, key=lambda name: whole.attacks[name].value)
-    level = ALPHA / len(stops)
+    # The attack is the one that did best on the candidate, by luck perhaps, and there are several stops to find one in.
+    level = ALPHA / (len(stops) * len(whole.attacks))
     dominated = [
         place
         for place, stop in enumerate(stops)

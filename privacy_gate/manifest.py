@@ -327,11 +327,12 @@ def _clean(tables: dict[Role, Table]) -> tuple[dict[Role, Table], dict[str, int]
     for role in (Role.MEMBERS, Role.NONMEMBERS):
         drop(role, np.isin(hashes[role], shared), DUPLICATES)
     if Role.POPULATION in tables:
-        audited_hashes = np.concatenate([hashes[Role.MEMBERS], hashes[Role.NONMEMBERS]])
+        # Shadows are trained on the population: not on what the defence was fitted to as if nobody knew it.
+        others = np.concatenate([of_role for role, of_role in hashes.items() if role is not Role.POPULATION])
         drop(
             Role.POPULATION,
-            np.isin(hashes[Role.POPULATION], audited_hashes),
-            "population records identical to audited records",
+            np.isin(hashes[Role.POPULATION], others),
+            "population records identical to audited or seen records",
         )
     return tables, removed, candidates
 

@@ -6,8 +6,9 @@ or fitted on one half of the persons and used on the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -44,12 +45,16 @@ class View:
     pool      shadows in the target's place, membership known; None without shadows
     adaptive  shadows answered through the same defence as the target
     absent    signal -> why this candidate does not give it
+    failed    those of `absent` that fit the candidate, and broke when it was asked
+    unfit     those of `absent` that are for another kind of record or model
     """
 
     seen: Observations
     pool: Observations | None
     adaptive: bool = True
     absent: Mapping[str, str] = field(default_factory=dict)
+    failed: frozenset[str] = frozenset()
+    unfit: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +88,12 @@ def measure(
     for model in models:
         reason = _missing(attack, model, view)
         if reason:
-            outcomes.append(AttackSkipped(attack.id, attack.family, model, reason))
+            # A model that breaks when an attack asks it has not shown that the attack does not fit.
+            if attack.requires & view.failed - set(view.seen.target):
+                outcomes.append(AttackFailed(attack.id, attack.family, model, reason, refused=True))
+            else:
+                fits = not attack.requires & view.unfit
+                outcomes.append(AttackSkipped(attack.id, attack.family, model, reason, applies=fits))
             continue
         try:
             outcomes += _decide(attack, model, view, key, seed)
@@ -155,6 +165,9 @@ def _decide(attack: Attack, model: ThreatModel, view: View, key: _Key, seed: int
     sides = (audit.member, audit.persons)
     tprs = {fpr: metrics.tpr_at_fpr(scores, *sides, fpr, seed, census=key.census) for fpr in FPRS}
     auc = metrics.auc(scores, *sides, census=key.census)
+    if attack.reads_known and model is ThreatModel.KNOWN_SUBSET and auc.method == "delong":
+        # Either half was scored by what the other one taught: their errors go together, at worst entirely.
+        auc = replace(auc, error=auc.error * math.sqrt(2))
     return [_result(attack, model, scope, view.adaptive, decide(scope), scores, key, tprs, auc) for scope in Scope]
 
 

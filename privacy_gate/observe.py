@@ -56,6 +56,8 @@ class Answers:
     shadow_probes      per shadow: probe -> [U] or [U, d]; None where the shadows were not probed
     given              signals of the records themselves, -> [R] or [R, d]
     absent             signal -> why this candidate does not give it
+    failed             those of `absent` whose probe broke on the candidate or on a shadow
+    unfit              those of `absent` that are for another kind of record or model
     undefended         the same with shadows that were trained without the defence; None where that is no other thing
     """
 
@@ -70,6 +72,8 @@ class Answers:
     shadow_probes: tuple[Mapping[str, Floats], ...] | None = None
     given: Mapping[str, Floats] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+    failed: frozenset[str] = frozenset()
+    unfit: frozenset[str] = frozenset()
     undefended: Answers | None = None
 
 
@@ -251,7 +255,7 @@ def _view(answers: Answers, target: Outputs, audit: Audit, names: frozenset[str]
         references=references,
         reference_member=answers.reference_member if references else None,
     )
-    return View(seen, pool, adaptive, answers.absent)
+    return View(seen, pool, adaptive, answers.absent, answers.failed, answers.unfit)
 
 
 def _pooled_persons(parts: Sequence[PoolPart]) -> Ints:
@@ -316,6 +320,8 @@ def from_file(path: Path) -> tuple[Answers, Audit, dict[str, int]]:
             pool,
             None if member is None else member[:, rows],
             None if signals is None else signals[:, rows],
+            absent=dict.fromkeys([*GIVEN, *PROBES.names()], "predictions alone hold neither records nor a model"),
+            unfit=frozenset([*GIVEN, *PROBES.names()]),
         ),
         audit,
         removed,

@@ -44,7 +44,7 @@ from privacy_gate.shadows.recipes.load import finished
 from privacy_gate.shadows.store import Store
 from privacy_gate.shadows.train import Shadows, TrainingTask, train
 from privacy_gate.shadows.train import prepare as training_task
-from privacy_gate.signals import PROBES
+from privacy_gate.signals import PROBES, misfit
 from privacy_gate.terms import Terms, seed_of, store_path
 from privacy_gate.validity import Inputs
 
@@ -89,10 +89,13 @@ class Prepared:
     probes    probe -> [R] or [R, d] of the candidate
     given     signals of the records themselves
     absent    signal -> why the candidate does not give it
+    failed    those of `absent` whose probe broke on it
+    unfit     those of `absent` that are for another kind of record or model
     plan      None where no shadow is wanted
     task      what the shadows are trained with; None where they are loaded or not wanted
     plain     the same without the defence of the training; None where there is none
     loaded    answers of loaded shadows
+    stops     (URI, model) of the checkpoints of the early-stopping benchmark, in the order of training
     """
 
     registry: Registry
@@ -114,6 +117,9 @@ class Prepared:
     probes: Mapping[str, Floats] = field(default_factory=dict)
     given: Mapping[str, Floats] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+    failed: frozenset[str] = frozenset()
+    unfit: frozenset[str] = frozenset()
+    stops: tuple[tuple[str, Candidate], ...] = ()
 
 
 def prepare(
@@ -133,6 +139,7 @@ def prepare(
     watch.stage(f"resolving {uri}")
     candidate = registry.resolve(uri, work / "candidate")
     parts.add(candidate=candidate)
+    stops = () if config.frontier is None else _stops(registry, config.frontier.checkpoints, work)
     tagged = declared(candidate.tags)
     defences = terms.defences or tagged.defences or NOTHING
     parts.defences = defences
@@ -190,6 +197,7 @@ def prepare(
         deterministic=scored.deterministic,
         plan=None,
         task=None,
+        stops=stops,
     )
     return _planned(request, probed(request, terms, bare, work, parts, watch))
 
@@ -202,6 +210,17 @@ def config_of(request: CheckRequest) -> Config:
             "give --config privacy-gate.yaml (privacy-gate init drafts one), or judge predictions with --observations",
         )
     return request.config
+
+
+def _stops(registry: Registry, uris: Sequence[str], work: Path) -> tuple[tuple[str, Candidate], ...]:
+    """The models of `frontier.checkpoints`: a misspelt one is told before hours are spent."""
+    found = []
+    for number, uri in enumerate(uris):
+        try:
+            found.append((uri, registry.resolve(uri, work / f"checkpoint-{number}")))
+        except UsageError as error:
+            raise type(error)(f"frontier.checkpoints: {error.what}", error.hint) from error
+    return tuple(found)
 
 
 def _require_reference(defences: Defences, dataset: Dataset) -> None:
@@ -244,8 +263,12 @@ def probed(request: CheckRequest, terms: Terms, ready: Prepared, work: Path, par
     given = {}
     if wanted(terms.attacks, GIVEN):
         given["coordinates"] = coordinates(dataset.features, dataset.audited)
+    module = ready.candidate.flavor == "pytorch"
+    misfits = {name: why for name in names if (why := misfit(PROBES[name], dataset.features, module))}
+    names = tuple(name for name in names if name not in misfits)
+    ready = replace(ready, given=given, probes={}, absent=misfits, failed=frozenset(), unfit=frozenset(misfits))
     if not names:
-        return replace(ready, given=given)
+        return ready
     watch.stage(f"probing the candidate: {', '.join(names)}")
     order = np.random.default_rng([_ORDER_STREAM, seed, 1]).permutation(dataset.audited)
     told = probe(
@@ -263,8 +286,9 @@ def probed(request: CheckRequest, terms: Terms, ready: Prepared, work: Path, par
     back = np.argsort(order)
     for name, kind in sorted(told.failed.items()):
         parts.warn(f"the probe {name} failed on the candidate ({kind}); the model's own words are in the store's logs")
-    absent = {**told.absent, **{name: f"the probe failed ({kind})" for name, kind in told.failed.items()}}
-    return replace(ready, given=given, probes={n: v[back] for n, v in told.values.items()}, absent=absent)
+    absent = {**misfits, **told.absent, **{name: f"the probe failed ({kind})" for name, kind in told.failed.items()}}
+    probes = {name: values[back] for name, values in told.values.items()}
+    return replace(ready, probes=probes, absent=absent, failed=frozenset(told.failed))
 
 
 # --- shadows ----------------------------------------------------------------------------------------------------------
@@ -343,7 +367,15 @@ def shadows_of(
 
 def gather(request: CheckRequest, ready: Prepared, store: Store, parts: Known, watch: Progress) -> Answers:
     """All that the candidate and its shadows say, on the audited records and on those of the defence."""
-    own = Answers(ready.target, beside=ready.beside, probes=ready.probes, given=ready.given, absent=ready.absent)
+    own = Answers(
+        ready.target,
+        beside=ready.beside,
+        probes=ready.probes,
+        given=ready.given,
+        absent=ready.absent,
+        failed=ready.failed,
+        unfit=ready.unfit,
+    )
     if ready.plan is None:
         return own
     if ready.task is None:
@@ -362,7 +394,7 @@ def answered_by_all(own: Answers, made: Shadows, parts: Known) -> Answers:
     for name, kind in sorted(made.failed.items()):
         parts.warn(f"the probe {name} failed on shadow models ({kind}); what they printed is in the store's logs")
     kept = {name: values for name, values in own.probes.items() if name not in made.absent}
-    return replace(own, probes=kept, absent={**own.absent, **made.absent})
+    return replace(own, probes=kept, absent={**own.absent, **made.absent}, failed=own.failed | set(made.failed))
 
 
 def with_shadows(
@@ -380,6 +412,8 @@ def with_shadows(
         probes=own.probes,
         given=own.given,
         absent=own.absent,
+        failed=own.failed,
+        unfit=own.unfit,
     )
 
 

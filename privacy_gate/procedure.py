@@ -124,7 +124,8 @@ def in_its_place(view: View, s: int, rng: np.random.Generator) -> View:
         target={name: answers.reshape(-1, *answers.shape[2:]) for name, answers in references.items()},
         labels=np.tile(seen.labels, len(inside)),
         known=inside.ravel().astype(np.int8),
-        persons=np.arange(inside.size, dtype=np.int64),
+        # The same in every row: an attack that learns must not be scored on a person whom it knows from another row.
+        persons=np.tile(seen.persons, len(inside)),
         classes=seen.classes,
     )
     return View(target, pool if len(inside) else None, view.adaptive)

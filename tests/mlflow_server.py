@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -56,13 +59,27 @@ def _wait(server: subprocess.Popen[bytes], uri: str, patience: float, log: Path)
 
 def embedded_registry(folder: Path) -> str:
     """Create an empty sqlite registry below `folder`, with its artifacts there too; returns its URI."""
-    uri = f"sqlite:///{folder.absolute()}/mlflow.db"
     from mlflow import MlflowClient
 
+    database = folder.absolute() / "mlflow.db"
+    database.write_bytes(_empty_database())
+    uri = f"sqlite:///{database}"
     # The experiment that MLflow makes by itself keeps its artifacts below the current folder.
-    with contextlib.chdir(folder):
-        MlflowClient(tracking_uri=uri).create_experiment("training", artifact_location=str(folder / "artifacts"))
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE experiments SET artifact_location = ?", (str(folder.absolute() / "mlruns" / "0"),))
+    MlflowClient(tracking_uri=uri).create_experiment("training", artifact_location=str(folder / "artifacts"))
     return uri
+
+
+@functools.cache
+def _empty_database() -> bytes:
+    """The tables of MLflow, made once: its migrations take seconds, and every test would get the same file."""
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.chdir(folder):
+            MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db").search_experiments()
+        return Path(folder, "mlflow.db").read_bytes()
 
 
 @contextlib.contextmanager

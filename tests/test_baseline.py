@@ -474,6 +474,18 @@ def stored_outcome(accuracy: float) -> AttackResult:
     )
 
 
+def test_what_takes_more_than_one_models_answers_is_compared_by_its_stored_figures(world, sandboxed):
+    """None is dropped in silence: an attack that learns may be the one that a new model is weak against."""
+    approve(world, 1)
+    lira = stored_outcome(0.7)
+    outcomes = (lira, replace(lira, id="boosting", threat_model=ThreatModel.KNOWN_SUBSET))
+    found = compared(world, find(world), outcomes=outcomes, attacks=[*ATTACKS, "boosting", "noise_robustness"])
+    assert found.paired
+    assert [name for name, _ in found.differences if name.startswith("lira")] == ["lira, reference, global"]
+    assert "lira need more than one model's answers: the stored figures are compared, unpaired" in found.note
+    assert "boosting could not be compared: no report of the reference has them" in found.note
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

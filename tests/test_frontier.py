@@ -71,6 +71,21 @@ def test_a_candidate_that_leaks_as_little_is_not():
     assert weak.dominated_by == ()
 
 
+def test_the_proof_allows_for_the_choice_of_the_attack():
+    """It is the one that does best on the candidate; what is significant for an attack named beforehand is not here."""
+    stage = [Stage("epoch 4", answers(1.6, 0.3))]
+    proven = []
+    for leak in (0.38, 0.4):
+        found = frontier(seen(answers(1.5, leak, seed=7)), stage, AUDIT, 0, "retraining")
+        assert found.stops[0].test_accuracy >= found.candidate.test_accuracy
+        own = found.candidate.attacks
+        worst = found.differences[max(own, key=lambda name: own[name].value)]
+        alone, among = worst.lower(0.05) > 0, worst.lower(0.05 / len(own)) > 0
+        assert (found.dominated_by == (0,)) == (among and found.stops[0].worst < found.candidate.worst)
+        proven.append((alone, among))
+    assert proven == [(True, False), (True, True)]
+
+
 def test_correctness_is_blind_to_a_leak_that_changes_no_answer():
     sure, unsure = answers(6.0, 4.0), answers(6.0, 0.0)
     found = frontier(seen(sure), [Stage("epoch 8", unsure)], AUDIT, 0, "checkpoints")

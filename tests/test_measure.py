@@ -103,6 +103,16 @@ def test_absence_is_a_value() -> None:
     assert "gradient_norm" in blind.reason
 
 
+def test_a_probe_that_broke_is_a_crash_and_one_that_does_not_fit_a_skip() -> None:
+    world, audit = view()
+    attack = probe(lambda seen: seen.labels, requires=frozenset({"gradient_norm"}))
+    unfit = replace(world, absent={"gradient_norm": "these are images"})
+    for given, kind in ((unfit, AttackSkipped), (replace(unfit, failed=frozenset({"gradient_norm"})), AttackFailed)):
+        outcomes = measure(attack, given, audit, 0)
+        assert {type(outcome) for outcome in outcomes} == {kind}
+        assert outcomes[0].reason.endswith("these are images")
+
+
 def test_a_crash_is_an_outcome_and_a_refusal_a_skip() -> None:
     world, audit = view()
 

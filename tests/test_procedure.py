@@ -92,6 +92,16 @@ def test_a_shadow_in_the_targets_place_stands_nowhere_else() -> None:
     assert (one.seen.known == -1).all()
 
 
+def test_a_person_is_the_same_in_all_rows_of_the_pool() -> None:
+    """Else an attack that learns would be scored on people whom it knows from another shadow."""
+    whole, _ = view(persons=2)
+    one = in_its_place(whole, 0, np.random.default_rng(0))
+    assert one.pool is not None
+    rows = one.pool.persons.reshape(-1, one.seen.n)
+    assert len(rows) > 1
+    assert (rows == one.seen.persons).all()
+
+
 @pytest.mark.parametrize("persons", [1, 4])
 def test_references_keep_their_answers_and_tell_nothing_by_their_number(persons: int) -> None:
     world, audit = view(persons=persons)

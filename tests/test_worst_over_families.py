@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from privacy_gate.datamodel import (
     Floats,
     Ints,
     Outputs,
+    RiskScores,
     RuleOutcome,
     RuleStatus,
     ShadowPlan,
@@ -36,6 +38,9 @@ from privacy_gate.policy import judge, resolve, suite
 from privacy_gate.risk import CATALOG as ESTIMATORS
 from privacy_gate.risk import RiskInput
 from privacy_gate.risk.summary import summarise
+from privacy_gate.selftest import CATALOG as WORLDS
+from privacy_gate.selftest import FEWEST
+from privacy_gate.selftest import worst_over_families as world
 from privacy_gate.selftest.models import balanced
 from privacy_gate.signals import PROBES
 from tests.label_only_world import label_only_world, records
@@ -44,7 +49,7 @@ STANDARD = resolve("standard")
 FULL = suite("full")
 FAMILIES = {f: [a for a in FULL if ATTACKS[a].family == f] for f in sorted({ATTACKS[a].family for a in FULL})}
 COLUMNS = 6
-SHADOWS = 6
+SHADOWS = 4
 WRONG = 0.3  # of the labels: nothing but memory gets them right
 
 
@@ -118,18 +123,18 @@ def few_memorised() -> tuple[Answers, Audit]:
     """K-5: 9 % of the members are kept (30 % of the 30 % with wrong labels), and of all others nothing.
 
     Accuracy 0.545 and AUC at most 0.59 at best: below every limit on averages. Who compares with models that did not
-    see the record has some 100 of 1,200 members at four to one odds or better, where 1 % is allowed.
+    see the record has some 60 of 1,000 members at four to one odds or better, where 1 % is allowed.
     """
-    return keepers(1200, 0.3, decoy=False)[:2]
+    return keepers(1000, 0.3, decoy=False)[:2]
 
 
 def decoy() -> tuple[Answers, Audit]:
     """K-9: all records are kept, so members get 100 % right, others 70 %; how sure the model says it is, is noise.
 
-    The gap is an accuracy of 0.65 with a standard deviation of sqrt(0.3 * 0.7 / 600) / 2 = 0.009: five of them above
+    The gap is an accuracy of 0.65 with a standard deviation of sqrt(0.3 * 0.7 / 500) / 2 = 0.010: five of them above
     the limit, where correcting for a few hundred hypotheses costs 3.6.
     """
-    return keepers(600, 1.0, decoy=True)[:2]
+    return keepers(500, 1.0, decoy=True)[:2]
 
 
 def label_only() -> tuple[Answers, Audit]:
@@ -151,6 +156,7 @@ class Judged:
     alone: Mapping[str, Verdict]  # family -> with its attacks only
 
 
+@cache
 def families_of(disguise: str) -> Judged:
     answers, audit = DISGUISES[disguise]()
     observed = observe(answers, audit, FULL)
@@ -159,37 +165,38 @@ def families_of(disguise: str) -> Judged:
     done = evaluate(observed, audit, swift, 0, candidates=len(audit.labels), policy=STANDARD)
     slow = [o for id in FULL if id not in swift for o in measure(ATTACKS[id], observed.views[0], audit, 0)]
     whole = replace(done.evidence, attacks=(*done.evidence.attacks, *slow))
-    whole = only(whole, observed, audit, FULL)
-    alone = {family: judge(STANDARD, only(whole, observed, audit, ids)) for family, ids in FAMILIES.items()}
-    return Judged(whole, judge(STANDARD, whole), alone)
+    risks = {read: risk_from(read, whole, observed, audit) for read in ((), ("lira",), ("modified_entropy",))}
+
+    def alone(ids: list[str]) -> Verdict:
+        """The verdict of a gate that has these attacks and no others: its risk scores come from them, too.
+
+        The rule on required attacks stays in force: it cannot refuse a model, only withhold a pass.
+        """
+        attacks = tuple(o for o in whole.attacks if o.id in ids)
+        read = tuple(id for id in READ if id in ids)
+        return judge(STANDARD, replace(whole, attacks=attacks, risk=risks[read]))
+
+    return Judged(whole, judge(STANDARD, whole), {family: alone(ids) for family, ids in FAMILIES.items()})
 
 
-def only(whole: Evidence, observed: Observed, audit: Audit, ids: list[str]) -> Evidence:
-    """The evidence of a gate that has these attacks and no others: its risk scores come from them, too.
-
-    The rule on required attacks stays in force: it cannot refuse a model, only withhold a pass.
-    """
-    view, attacks = observed.views[0], tuple(o for o in whole.attacks if o.id in ids)
-    scores = {o.id: o.scores for o in attacks if isinstance(o, AttackResult)}
-    found = ESTIMATORS["calibrated"].assess(RiskInput(view.seen, view.pool, scores, audit, 0))
-    return replace(whole, attacks=attacks, risk=summarise("calibrated", found.scores, audit, 0, found.interval))
+READ = ("lira", "modified_entropy")
+"""The attacks that the judged risk estimator reads."""
 
 
-@pytest.fixture(scope="module", params=sorted(DISGUISES))
-def judged(request: pytest.FixtureRequest, results: dict[str, Judged]) -> Judged:
-    return results.setdefault(request.param, families_of(request.param))
-
-
-@pytest.fixture(scope="module")
-def results() -> dict[str, Judged]:
-    return {}
+def risk_from(ids: tuple[str, ...], whole: Evidence, observed: Observed, audit: Audit) -> RiskScores:
+    view = observed.views[0]
+    scores = {o.id: o.scores for o in whole.attacks if isinstance(o, AttackResult) and o.id in ids}
+    found = ESTIMATORS["calibrated"].estimate(RiskInput(view.seen, view.pool, scores, audit, 0))
+    return summarise("calibrated", found, audit, 0)
 
 
 def rule(verdict: Verdict, id: str) -> RuleOutcome:
     return next(outcome for outcome in verdict.rules if outcome.id == id)
 
 
-def test_the_worst_over_the_families_refuses_it(judged: Judged) -> None:
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_the_worst_over_the_families_refuses_it(disguise: str) -> None:
+    judged = families_of(disguise)
     assert judged.verdict.status is VerdictStatus.FAIL, judged.verdict.headline
     assert not [o for o in judged.whole.attacks if not isinstance(o, AttackResult | AttackSkipped)]
     assert {o.id for o in judged.whole.attacks if isinstance(o, AttackSkipped)} == {"augmentation"}  # images only
@@ -200,9 +207,8 @@ def refusing(judged: Judged) -> set[str]:
     return {family for family, verdict in judged.alone.items() if verdict.status is VerdictStatus.FAIL}
 
 
-def test_no_family_alone_refuses_all_three(results: dict[str, Judged], capsys: pytest.CaptureFixture[str]) -> None:
-    for name in DISGUISES:
-        results.setdefault(name, families_of(name))
+def test_no_family_alone_refuses_all_three(capsys: pytest.CaptureFixture[str]) -> None:
+    results = {name: families_of(name) for name in DISGUISES}
     caught = {name: refusing(results[name]) for name in DISGUISES}
     with capsys.disabled():
         print(f"\n{'family alone':14}" + "".join(f"{name:>14}" for name in DISGUISES))
@@ -218,24 +224,65 @@ def test_no_family_alone_refuses_all_three(results: dict[str, Judged], capsys: p
     assert caught["label-only"] == {"label-only"}
 
 
-def test_the_blind_are_not_undecided_but_reassured(results: dict[str, Judged]) -> None:
+def test_the_blind_are_not_undecided_but_reassured() -> None:
     """A gate of one family would call these models safe on average: its upper bounds are within the limits."""
     for name, sees in (("K-5", "reference"), ("label-only", "label-only")):
-        alone = results.setdefault(name, families_of(name)).alone
+        alone = families_of(name).alone
         for family in set(FAMILIES) - {sees}:
             assert rule(alone[family], "PG101").status is RuleStatus.PASS, (name, family)
             if family != "correctness":  # which ranks nothing
                 assert rule(alone[family], "PG102").status is RuleStatus.PASS, (name, family)
     for family in set(FAMILIES) - {"reference", "correctness"}:
-        named = rule(results["K-5"].alone[family], "PG103")
+        named = rule(families_of("K-5").alone[family], "PG103")
         assert named.high is not None
         assert named.limit is not None
         assert named.high <= named.limit, family  # the pass is withheld, and rightly: no reference attack ran
         assert "needs a reference attack" in named.reason
 
 
-def test_the_averages_do_not_see_who_is_memorised(results: dict[str, Judged]) -> None:
+def test_the_averages_do_not_see_who_is_memorised() -> None:
     """With every attack of the suite, accuracy and AUC of K-5 hold; the rules on single records refuse it."""
-    verdict = results.setdefault("K-5", families_of("K-5")).verdict
+    verdict = families_of("K-5").verdict
     assert [rule(verdict, id).status for id in ("PG101", "PG102")] == [RuleStatus.PASS] * 2
     assert rule(verdict, "PG201").status is RuleStatus.FAIL
+
+
+def test_whoever_looks_at_the_confidence_alone_is_fooled_by_a_decoy() -> None:
+    """Entropy and the network on sorted answers do not know which answer is right: K-9 is a coin flip to them."""
+    found = [o for o in families_of("K-9").whole.attacks if isinstance(o, AttackResult)]
+    for id in ("entropy", "salem_nn"):
+        # A guess at 500 and 500 records has a deviation of 0.016; four of them.
+        assert max(o.accuracy.value for o in found if o.id == id) < 0.5 + 4 * 0.016
+    assert max(o.accuracy.value for o in found if o.id == "correctness") > 0.5 + 8 * 0.016
+
+
+# --- the same in the self-test --------------------------------------------------------------------------------------
+
+
+def test_the_world_of_the_self_test_keeps_its_promises() -> None:
+    promises = list(WORLDS["families"].run(0, FEWEST))
+    assert len(promises) == len(DISGUISES) + len(world.SWIFT)
+    assert [p.id for p in promises if not p.held] == []
+
+
+@pytest.mark.parametrize(
+    ("family", "missed"), [("reference", "families.few.fail"), ("label-only", "families.label_only.fail")]
+)
+def test_a_gate_without_one_family_is_found(family: str, missed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never failing in three replicates is less than one in a thousand where 95 % are promised."""
+    monkeypatch.setattr(world, "SWIFT", tuple(id for id in world.SWIFT if ATTACKS[id].family != family))
+    assert missed in {p.id for p in WORLDS["families"].run(0, 3) if not p.held}
+
+
+def test_the_world_s_models_are_what_they_are_said_to_be() -> None:
+    rng, n = np.random.default_rng(11), 100_000
+    member = np.arange(2 * n) < n
+    for share in (0.4, 1.0):
+        margin, _ = world.memoriser(rng, n, share, decoy=share == 1.0)(member)
+        gap = (margin[member] > 0).mean() - (margin[~member] > 0).mean()
+        # Noise of 0.1 turns a few answers over on either side; four standard deviations of a difference of shares.
+        assert gap == pytest.approx(share * world.HARD, abs=0.01 + 4 * np.sqrt(2 * 0.25 / n))
+    margin, steady = world.one_hot(rng, n)(member)
+    assert len(np.unique(margin)) == 1
+    found = steady > (1 + 15 / 24) / 2
+    assert (found[member].mean() + 1 - found[~member].mean()) / 2 == pytest.approx(0.90, abs=0.01)

@@ -4,10 +4,14 @@ Needs the reference data (PRIVACY_GATE_REFERENCE_DATA). Registers models:/NAME@c
 MLFLOW_TRACKING_URI names and writes the records and privacy-gate.yaml to a folder.
 
     python examples/adult/train.py --out FOLDER [--model forest|logistic] [--shadows 8] [--name adult-MODEL]
+        [--sample 5000] [--trees 20] [--leaves 20 100]
+
+--sample takes that many records of either side, --leaves lists what `privacy-gate defences compare` tries.
 """
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
@@ -23,24 +27,27 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 LABEL = "income"
 
 
-def records(folder: Path) -> dict[str, pd.DataFrame]:
-    """The two splits as published; `?` stays a category of its own."""
+REQUIRED = ["correctness", "confidence", "entropy", "modified_entropy", "lira"]  # by the profile `standard`
+
+
+def records(folder: Path, sample: int | None = None) -> dict[str, pd.DataFrame]:
+    """The two splits as published, or so many records of each; `?` stays a category of its own."""
     table = pd.read_csv(folder / "adult" / "adult.csv.gz")
     roles = {"members": "train", "nonmembers": "test"}
-    return {
-        role: table[table["split"] == split].drop(columns="split").reset_index(drop=True)
-        for role, split in roles.items()
-    }
+    found = {role: table[table["split"] == split].drop(columns="split") for role, split in roles.items()}
+    if sample is not None:
+        found = {role: part.sample(sample, random_state=0) for role, part in found.items()}
+    return {role: part.reset_index(drop=True) for role, part in found.items()}
 
 
-def estimator(kind: str, table: pd.DataFrame) -> Pipeline:
+def estimator(kind: str, table: pd.DataFrame, trees: int) -> Pipeline:
     features = table.drop(columns=LABEL)
     numbers = list(features.select_dtypes("number"))
     words = [column for column in features if column not in numbers]
-    if kind == "forest":  # full depth, the library's defaults: it remembers
+    if kind == "forest":  # full depth, as is the library's default: it remembers
         encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
         columns = make_column_transformer((encoder, words), remainder="passthrough")
-        return make_pipeline(columns, RandomForestClassifier(n_estimators=100, random_state=0))
+        return make_pipeline(columns, RandomForestClassifier(n_estimators=trees, random_state=0))
     columns = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), words), (StandardScaler(), numbers))
     return make_pipeline(columns, LogisticRegression(C=0.1, max_iter=300))
 
@@ -57,7 +64,8 @@ def register(name: str, model: Pipeline) -> None:
     mlflow.MlflowClient().set_registered_model_alias(name, "candidate", str(logged.registered_model_version))
 
 
-def config(name: str, features: list[str], shadows: int) -> dict[str, object]:
+def config(name: str, features: list[str], shadows: int, leaves: Sequence[int] = ()) -> dict[str, object]:
+    compared = {"compare": [{"tree_limits": {"min_samples_leaf": n}} for n in leaves], "attacks": REQUIRED}
     return {
         "apiVersion": "privacy-gate/v1",
         "model": f"models:/{name}@candidate",
@@ -69,6 +77,7 @@ def config(name: str, features: list[str], shadows: int) -> dict[str, object]:
             "features": features,
         },
         "shadows": {"count": shadows, "recipe": {"clone": True}},
+        **(compared if leaves else {}),
     }
 
 
@@ -78,18 +87,21 @@ def main() -> None:
     options.add_argument("--model", choices=["forest", "logistic"], default="forest")
     options.add_argument("--shadows", type=int, default=8)
     options.add_argument("--name")
+    options.add_argument("--sample", type=int)
+    options.add_argument("--trees", type=int, default=100)
+    options.add_argument("--leaves", type=int, nargs="+", default=[])
     chosen = options.parse_args()
     name = chosen.name or f"adult-{chosen.model}"
     chosen.out.mkdir(parents=True, exist_ok=True)
 
-    data = records(Path(os.environ["PRIVACY_GATE_REFERENCE_DATA"]))
+    data = records(Path(os.environ["PRIVACY_GATE_REFERENCE_DATA"]), chosen.sample)
     for role, table in data.items():
         table.to_parquet(chosen.out / f"{role}.parquet")
     members = data["members"]
     features = [column for column in members if column != LABEL]
-    text = yaml.safe_dump(config(name, features, chosen.shadows), sort_keys=False)
+    text = yaml.safe_dump(config(name, features, chosen.shadows, chosen.leaves), sort_keys=False)
     (chosen.out / "privacy-gate.yaml").write_text(text, encoding="utf-8")
-    register(name, estimator(chosen.model, members).fit(members[features], members[LABEL]))
+    register(name, estimator(chosen.model, members, chosen.trees).fit(members[features], members[LABEL]))
 
 
 if __name__ == "__main__":

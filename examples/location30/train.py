@@ -4,6 +4,7 @@ Needs the reference data (PRIVACY_GATE_REFERENCE_DATA). Registers models:/NAME@c
 MLFLOW_TRACKING_URI names and writes the records, the model factory and privacy-gate.yaml to a folder.
 
     python examples/location30/train.py --out FOLDER [--epochs 100] [--seed 0] [--shadows 16] [--name location30]
+                                        [--network small]
 """
 
 import argparse
@@ -12,10 +13,10 @@ import shutil
 from pathlib import Path
 
 import mlflow
+import model
 import numpy as np
 import torch
 import yaml
-from model import classifier
 
 LEARNING_RATE, BATCH = 3e-3, 64
 
@@ -27,24 +28,24 @@ def records(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {name: (x[rows], y[rows]) for name, rows in (("members", order[:1000]), ("nonmembers", order[2000:3000]))}
 
 
-def fit(features: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> torch.nn.Module:
+def fit(network: str, features: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
-    model, x, y = classifier(), torch.from_numpy(features), torch.from_numpy(labels)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+    module, x, y = getattr(model, network)(), torch.from_numpy(features), torch.from_numpy(labels)
+    optimizer = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE, fused=True)
     for _ in range(epochs):
         for batch in torch.randperm(len(x)).split(BATCH):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            torch.nn.functional.cross_entropy(module(x[batch]), y[batch]).backward()
             optimizer.step()
-    return model.eval()
+    return module.eval()
 
 
-def register(name: str, model: torch.nn.Module, example: np.ndarray, params: dict[str, int]) -> None:
+def register(name: str, module: torch.nn.Module, example: np.ndarray, params: dict[str, int | str]) -> None:
     with mlflow.start_run(run_name=name):
         mlflow.log_params(params)
         # Several rows: from an example of one row the exported graph would learn that a batch has one row.
         logged = mlflow.pytorch.log_model(
-            model,
+            module,
             name="model",
             registered_model_name=name,
             input_example=example,
@@ -53,14 +54,15 @@ def register(name: str, model: torch.nn.Module, example: np.ndarray, params: dic
     mlflow.MlflowClient().set_registered_model_alias(name, "candidate", str(logged.registered_model_version))
 
 
-def config(name: str, epochs: int, shadows: int) -> dict[str, object]:
+def config(name: str, network: str, epochs: int, shadows: int) -> dict[str, object]:
     training = {"optimizer": "adam", "learning_rate": LEARNING_RATE, "epochs": epochs, "batch_size": BATCH}
     return {
         "apiVersion": "privacy-gate/v1",
         "model": f"models:/{name}@candidate",
         "data": {"members": "members.npz", "nonmembers": "nonmembers.npz", "label": "y", "classes": list(range(30))},
         "output": "logits",
-        "shadows": {"count": shadows, "recipe": {"model": "model.py:classifier", "training": training}},
+        "shadows": {"count": shadows, "recipe": {"model": f"model.py:{network}", "training": training}},
+        "frontier": "retraining",
     }
 
 
@@ -71,6 +73,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--shadows", type=int, default=16)
     options.add_argument("--name", default="location30")
+    options.add_argument("--network", choices=("classifier", "small"), default="classifier")
     chosen = options.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
 
@@ -78,12 +81,13 @@ def main() -> None:
     for role, (x, y) in data.items():
         np.savez_compressed(chosen.out / f"{role}.npz", x=x, y=y)
     shutil.copy(Path(__file__).with_name("model.py"), chosen.out)
-    text = yaml.safe_dump(config(chosen.name, chosen.epochs, chosen.shadows), sort_keys=False)
+    text = yaml.safe_dump(config(chosen.name, chosen.network, chosen.epochs, chosen.shadows), sort_keys=False)
     (chosen.out / "privacy-gate.yaml").write_text(text, encoding="utf-8")
 
     x, y = data["members"]
-    model = fit(x, y, chosen.epochs, chosen.seed)
-    register(chosen.name, model, x[:8], {"epochs": chosen.epochs, "seed": chosen.seed})
+    module = fit(chosen.network, x, y, chosen.epochs, chosen.seed)
+    params = {"network": chosen.network, "epochs": chosen.epochs, "seed": chosen.seed}
+    register(chosen.name, module, x[:8], params)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ SIGNALS = {"log_probabilities"}
 )
 def score(seen: Observations) -> Floats:
     """Log odds of membership by one network on log probabilities and one-hot label, trained on known records."""
-    return cross_fitted(seen, SIGNALS, lambda m, learn, ask: one_network(m, _with_label(m), learn, ask))
+    return cross_fitted(seen, SIGNALS, lambda m, learn, ask: one_network(m, _with_label(m), learn, ask, labelled=True))
 
 
 def _with_label(material: Material) -> Floats:

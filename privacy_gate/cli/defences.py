@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from privacy_gate.cli import app
+from privacy_gate.errors import ExitCode
 
 if TYPE_CHECKING:
-    from privacy_gate.reports.document import Report
+    from privacy_gate.reports.document import Interval, Report
 
 defences_app = typer.Typer(help="List defences, show the configured one, compare others with it.")
 app.add_typer(defences_app, name="defences")
@@ -105,12 +108,13 @@ def compare(
 ) -> int:
     """Judge the candidate's recipe with other defences: what to do about a model that fails.
 
-    Tries the list under `compare:` in the config, or what the defences suggest for this kind of model. Ends with 0
-    when one of them passes or the candidate does, with 1 when none does, and with 2, 3 or 4 as `check` does.
+    Tries the list under `compare:` in the config, or what the defences suggest for
+    this kind of model. Each row is judged by the policy that `check` would use.
+
+    Exit code: 0 if a row passes, 1 if all fail; else 4 (3 if the evaluation broke).
     """
     from privacy_gate.build import build
-    from privacy_gate.cli.console import ConsoleProgress, show_verdict
-    from privacy_gate.errors import ExitCode
+    from privacy_gate.cli.console import ConsoleProgress, clean, show_verdict
     from privacy_gate.pipeline import check as run_check
     from privacy_gate.reports import clear
 
@@ -130,42 +134,64 @@ def compare(
     )
     outcome = run_check(request, ConsoleProgress(quiet=quiet), compare=True)
     report = outcome.report
+    if as_json:
+        typer.echo(json.dumps([one.model_dump(mode="json") for one in report.alternatives], indent=2))
     if not report.alternatives:
         show_verdict(report, {name: str(path) for name, path in outcome.paths.items()})
         return outcome.exit_code
-    if as_json:
-        typer.echo(json.dumps([one.model_dump(mode="json") for one in report.alternatives], indent=2))
-    else:
+    if not as_json:
         _table(report)
-        for name, path in outcome.paths.items():
-            typer.echo(f"{name}: {path}", err=True)
     for warning in report.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    codes = [one.exit_code for one in report.alternatives]
-    return int(ExitCode.PASS) if 0 in codes else int(ExitCode.VIOLATED) if 1 in codes else min(codes)
+        typer.echo(f"warning: {clean(warning)}", err=True)
+    for name, path in outcome.paths.items():
+        typer.echo(f"  {name}: {path}", err=True)
+    return exit_code(one.exit_code for one in report.alternatives)
+
+
+def exit_code(codes: Iterable[int]) -> int:
+    """0 if one passes, 1 if all fail; otherwise something stayed open or broke: the smallest code that says so."""
+    found = set(codes)
+    return min(found - {int(ExitCode.VIOLATED)}, default=int(ExitCode.VIOLATED))
+
+
+def _share(found: Interval | None) -> str:
+    """A share of members; of few of them only the upper bound is told."""
+    from privacy_gate.reports import figures
+
+    if found is None or found.value is not None:
+        return figures.percent(None if found is None else found.value)
+    return figures.at_most(found.high, "percent")
 
 
 def _table(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    from privacy_gate.reports import figures
+    from privacy_gate.cli.console import MARKS, clean
+    from privacy_gate.reports import charts, figures
 
-    rates = list(dict.fromkeys(rate for one in report.alternatives for rate in one.tpr_at_fpr))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    rates = sorted({rate for one in report.alternatives for rate in one.tpr_at_fpr}, key=float, reverse=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     table.add_column("defence")
-    for name in ("unseen", "attack", *(f"TPR@{figures.rate_name(rate)}" for rate in rates), "high risk"):
+    for name in ("unseen", "change", "attack", *(f"TPR@{figures.rate_name(rate)}" for rate in rates), "high risk"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    for one in report.alternatives:
-        held = [f"violates {', '.join(one.violated)}"] if one.violated else []
+    for number, one in enumerate(report.alternatives):
+        if number:
+            table.add_row()  # rows of several lines need room between them
+        mark, style = MARKS[one.status]
+        held = [", ".join(one.violated)] if one.violated else []
         held += [f"open: {', '.join(one.undecided)}"] if one.undecided else []
+        told = f"{mark} {one.status.value.replace('_', ' ')}{': ' if held else ''}{'; '.join(held)}"
+        again = "\ntrained again" if one.retrained else ""
         table.add_row(
-            figures.clean(one.name),
+            Text.assemble(clean(one.name), (again, "dim"), "\n", (told, style)),
             figures.percent(one.test_accuracy, 1),
+            figures.points(one.gain).removesuffix(" pts") if number else figures.DASH,
             figures.percent(one.accuracy.value, 1) if one.accuracy else figures.DASH,
             *(figures.percent(one.tpr_at_fpr[r].value) if r in one.tpr_at_fpr else figures.DASH for r in rates),
-            figures.percent(one.high_risk.value) if one.high_risk else figures.DASH,
-            f"{one.status.value.replace('_', ' ')}{' (' + '; '.join(held) + ')' if held else ''}",
+            _share(one.high_risk),
         )
-    Console(highlight=False, markup=False).print(table)
+    out = Console(highlight=False, markup=False)
+    out.print(table)
+    out.print(Text(f"\n{textwrap.fill(clean(charts.said_of(report.alternatives)), out.width)}"))

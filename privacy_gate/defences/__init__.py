@@ -269,6 +269,8 @@ def configure(settings: Mapping[str, Mapping[str, Any]], where: str = "defence")
 
 # --- what the registry declares -------------------------------------------------------------------------------------
 
+_TAG_SHOWN = 200  # characters; no name is as long, so what was cut still matches none
+
 
 @dataclass(frozen=True, slots=True)
 class Declared:
@@ -286,13 +288,18 @@ class Declared:
 
 def declared(tags: Mapping[str, str]) -> Declared:
     """Read the tags of a model version. Settings that configure nothing are a name that no configuration matches."""
-    text, digest = tags.get("defence", "").strip(), tags.get("defence_digest", "").strip().lower()
+    text, digest = tags.get("defence", "").strip(), _short(tags.get("defence_digest", "").strip().lower())
     if not text.startswith("{"):
-        return Declared(text, digest)
+        return Declared(_short(text), digest)
     try:
         given = json.loads(text)
         found = configure(given, "tag defence")
-    except (ValueError, AttributeError, TypeError, UsageError):
-        return Declared(text, digest)
+    except (ValueError, AttributeError, TypeError, RecursionError, UsageError):
+        return Declared(_short(text), digest)
     # A digest beside the settings binds them: the one that was written down counts.
     return Declared(found.name, digest or found.digest, found)
+
+
+def _short(text: str) -> str:
+    """What is shown of a tag: a registry takes thousands of characters, a report needs enough to find it by."""
+    return text if len(text) <= _TAG_SHOWN else text[: _TAG_SHOWN - 1] + "…"

@@ -17,7 +17,7 @@ from scipy.special import expit, softmax
 
 from privacy_gate.datamodel import Bools, Floats, Outputs
 from privacy_gate.defences import Protect, defence
-from privacy_gate.defences.row_randomness import QUERIES, uniforms
+from privacy_gate.defences.row_randomness import uniforms
 from privacy_gate.errors import NotEvaluable
 from privacy_gate.request import Settings
 
@@ -57,7 +57,7 @@ class MemGuard(Settings):
         min_length=1,
         description="weights of the distortion, tried in this order for as long as the search succeeds",
     )
-    one_time: bool = Field(True, description="whoever asks again gets the same answer; false: noise is drawn anew")
+    one_time: bool = Field(True, description="whoever asks again gets the same answer; false: drawn anew, and averaged")
     in_model: bool = Field(False, description="the registered model answers through MemGuard already")
 
     def fitted(self, known: Outputs, member: Bools, seed: int) -> Protect:
@@ -283,7 +283,7 @@ def _direction(way: _Way, seen: _Seen, network: Network, c2: np.float32, c3: np.
 
 
 def _answered(outputs: Outputs, network: Network, settings: MemGuard, seed: int) -> Outputs:
-    """What a caller sees: by row the model's answer or the noisy one; the mean of QUERIES where each is drawn anew."""
+    """What a caller sees: by row the model's answer or the noisy one; the mean of all where each is drawn anew."""
     p = _probabilities(outputs)
     z, order = _sorted(_logits(outputs))
     there = _noisy(z, network, settings)
@@ -292,8 +292,8 @@ def _answered(outputs: Outputs, network: Network, settings: MemGuard, seed: int)
     nearer = np.abs(network.membership(z) - 0.5) > np.abs(network.membership(-np.sort(-there, axis=1)) - 0.5)
     distance = np.abs(noisy - p).sum(axis=1)
     share = np.where(nearer, _within(settings.budget, distance), 0.0)
-    draws = uniforms(outputs, seed, 1 if settings.one_time else QUERIES) < share[:, None]
-    weight = draws.mean(axis=1)[:, None]
+    # Who asks again and again averages fresh draws: what is left is how often the noise is there.
+    weight = (uniforms(outputs, seed, 1) < share[:, None]).astype(np.float64) if settings.one_time else share[:, None]
     # The steps that the answers had are gone; 0 leaves them to be measured on what comes out.
     return Outputs(np.asarray(np.where(weight > 0, (1 - weight) * p + weight * noisy, p)), "probabilities")
 

@@ -10,7 +10,7 @@ from scipy.special import ndtri, softmax
 
 from privacy_gate.datamodel import Floats, Outputs
 from privacy_gate.defences import Protect, defence
-from privacy_gate.defences.row_randomness import QUERIES, uniforms
+from privacy_gate.defences.row_randomness import uniforms
 from privacy_gate.request import Settings
 
 
@@ -18,8 +18,9 @@ from privacy_gate.request import Settings
 class OutputNoise(Settings):
     """Random noise on the logits (log-probabilities where there are none). Answers are probabilities.
 
-    Noise that is drawn anew for each query is averaged away: without `one_time`, the gate judges the mean of 16 answers
-    in log-probabilities, which is what an attacker has who asks 16 times. The top class can change.
+    Noise that is drawn anew for each query is averaged away by an attacker who asks again and again: without `one_time`
+    the gate judges the mean of `queries` answers in log-probabilities, and without a limit to them the answer that has
+    no noise. The top class can change.
     """
 
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
@@ -27,6 +28,9 @@ class OutputNoise(Settings):
     )
     kind: Literal["laplace", "gaussian"] = Field("gaussian", description="distribution of the noise")
     one_time: bool = Field(False, description="noise is a function of the answer and a secret: asking again is no use")
+    queries: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="how often anybody may ask about one record, if something holds them to it; default: no limit"
+    )
     in_model: bool = Field(False, description="the registered model adds its noise itself already")
 
     def drawn(self, seed: int) -> Protect:
@@ -34,10 +38,13 @@ class OutputNoise(Settings):
 
         def protect(outputs: Outputs) -> Outputs:
             rows, classes = outputs.values.shape
-            queries = 1 if self.one_time else QUERIES
-            noise = self._noise(uniforms(outputs, seed, queries * classes)).reshape(rows, queries, classes)
+            queries = 1 if self.one_time else self.queries
+            noise = np.zeros((rows, classes))
+            if queries is not None:
+                drawn = self._noise(uniforms(outputs, seed, queries * classes))
+                noise = drawn.reshape(rows, queries, classes).mean(axis=1)
             # The mean of log softmax(z + noise) over the queries is z + mean noise, but for a constant.
-            return Outputs(np.asarray(softmax(_logits(outputs) + noise.mean(axis=1), axis=1)), "probabilities")
+            return Outputs(np.asarray(softmax(_logits(outputs) + noise, axis=1)), "probabilities")
 
         return protect
 

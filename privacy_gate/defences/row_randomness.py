@@ -7,9 +7,6 @@ from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Floats, Outputs
 
-QUERIES = 16
-"""How often an attacker asks for the same record where asking again draws anew."""
-
 _Words = NDArray[np.uint64]
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)

@@ -63,7 +63,7 @@ class TreeLimits(TrainingDefence):
     @classmethod
     def suggestions(cls, estimator: str, training: TorchTraining | None) -> Sequence[Mapping[str, Any]]:
         """Larger and larger leaves."""
-        return [{"min_samples_leaf": n} for n in (5, 20, 50, 100)] if estimator in _NAMES else ()
+        return [{"min_samples_leaf": n} for n in (20, 50, 100, 200)] if estimator in _NAMES else ()
 
     def parameters(self, estimator: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """The limits under the names that the library has for them."""

@@ -11,6 +11,7 @@ from scipy.special import expit
 from privacy_gate.datamodel import Bools, Floats, Ints
 from privacy_gate.errors import EvaluationFailed
 from privacy_gate.learners import Material, standardised
+from privacy_gate.learners.tables import class_odds
 
 RIDGE = 1.0
 _ITERATIONS = 50
@@ -30,13 +31,14 @@ class Line:
         return np.asarray(self.intercept + x @ self.slopes + self.effects[group])
 
 
-def fit(x: Floats, y: Bools, group: Ints, groups: int, ridge: float = RIDGE) -> Line:
+def fit(x: Floats, y: Bools, group: Ints, groups: int, ridge: float = RIDGE, offset: Floats | float = 0.0) -> Line:
     """The line of least sum w log(1 + e^-z) + ridge/2 (|slopes|^2 + |effects|^2) over inputs [n, d], memberships [n].
 
-    Either side weighs n/2, so that log odds are at prior one half. The intercept is not shrunk. Newton's method
-    (iteratively reweighted least squares), steps halved until they help; effects are eliminated from each step, since
-    their block of the Hessian is diagonal: O(n d^2) whatever the number of classes. Raises EvaluationFailed where it
-    does not converge.
+    Either side weighs n/2, so that log odds are at prior one half. The intercept is not shrunk. `offset` [n] is what
+    is known of the log odds beforehand: it is in z, and the line tells the rest. Newton's method (iteratively
+    reweighted least squares), steps halved until they help; effects are eliminated from each step, since their block
+    of the Hessian is diagonal: O(n d^2) whatever the number of classes. Raises EvaluationFailed where it does not
+    converge.
     """
     n, width = x.shape[0], x.shape[1] + 1
     design = np.column_stack([np.ones(n), x])
@@ -44,14 +46,14 @@ def fit(x: Floats, y: Bools, group: Ints, groups: int, ridge: float = RIDGE) -> 
     penalty = np.concatenate([[0.0], np.full(width - 1, ridge)])
 
     def objective(beta: Floats, effects: Floats) -> float:
-        z = design @ beta + effects[group]
+        z = design @ beta + effects[group] + offset
         shrunk = 0.5 * (penalty @ beta**2 + ridge * effects @ effects)
         return float(weights @ np.logaddexp(0.0, np.where(y, -z, z)) + shrunk)
 
     beta, effects = np.zeros(width), np.zeros(groups)
     value = objective(beta, effects)
     for _ in range(_ITERATIONS):
-        p = expit(design @ beta + effects[group])
+        p = expit(design @ beta + effects[group] + offset)
         residual, curve = weights * (p - y), weights * p * (1 - p)
         g_beta = design.T @ residual + penalty * beta
         g_effects = np.bincount(group, residual, groups) + ridge * effects
@@ -89,10 +91,15 @@ def _newton(
 
 
 def logistic(material: Material, x: Floats, learn: Sequence[Ints], ask: Sequence[Ints]) -> list[Floats]:
-    """Per fold, the scores of the rows to ask: log odds of a line with class effects on the inputs [R, d]."""
+    """Per fold, the scores of the rows to ask: log odds of a line with class effects on the inputs [R, d].
+
+    An effect is what the answers show of a class beyond the mix of classes: see `class_odds`.
+    """
     found = []
     for rows, asked in zip(learn, ask, strict=True):
         scaled = standardised(x, rows)
-        line = fit(scaled[rows], material.member[rows], material.group[rows], material.groups)
+        group = material.group[rows]
+        odds = class_odds(material, rows)[group]
+        line = fit(scaled[rows], material.member[rows], group, material.groups, offset=odds)
         found.append(line.scores(scaled[asked], material.group[asked]))
     return found

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from privacy_gate.datamodel import Bools, Floats, Ints
 from privacy_gate.errors import NotEvaluable
 from privacy_gate.learners import Material, standardised
+from privacy_gate.learners.tables import class_odds
 from privacy_gate.thresholds import person_folds
 
 Singles = NDArray[np.float32]
@@ -77,10 +78,13 @@ def loss(z: Singles, y: Bools, weights: Singles) -> Floats:
     return np.asarray((weights * softplus).sum(axis=1), dtype=np.float64)
 
 
-def gradient(networks: Networks, x: Singles, y: Bools, out: Networks) -> None:
-    """Into `out`, the gradient of the mean cross-entropy over the inputs [G, n, d] of memberships y [n] or [G, n]."""
+def gradient(networks: Networks, x: Singles, y: Bools, out: Networks, offset: Singles | None = None) -> None:
+    """Into `out`, the gradient of the mean cross-entropy over the inputs [G, n, d] of memberships y [n] or [G, n].
+
+    offset  [G, n] of the log odds, known beforehand
+    """
     activations = _forward(networks, x)
-    z = activations[-1]
+    z = activations[-1] if offset is None else activations[-1] + offset[..., None]
     # 1 / (1 + e^-z) by tanh, which neither overflows nor cancels.
     back = (0.5 * (1 + np.tanh(0.5 * z)) - np.broadcast_to(y[..., None], z.shape)) / np.float32(x.shape[1])
     back = back.astype(z.dtype, copy=False)
@@ -156,11 +160,19 @@ def _scaled(x: NDArray[np.floating], centre: Singles, scale: Singles) -> Singles
     return np.clip(moved, -_FARTHEST, _FARTHEST, out=moved).astype(np.float32, copy=False)
 
 
-def train(x: Floats, lessons: Sequence[Lesson], start: Ints, stop: Ints, hidden: tuple[int, ...] = HIDDEN) -> Trained:
+def train(
+    x: Floats,
+    lessons: Sequence[Lesson],
+    start: Ints,
+    stop: Ints,
+    hidden: tuple[int, ...] = HIDDEN,
+    offset: Floats | None = None,
+) -> Trained:
     """One network per lesson on the inputs [n, d], each stopped where the networks of its group do best together.
 
-    start  [G] number of the starting weights: equal numbers start equal
-    stop   [G] number of the group; its mean loss on the rows that are held back decides when its networks were best
+    start   [G] number of the starting weights: equal numbers start equal
+    stop    [G] number of the group; its mean loss on the rows that are held back decides when its networks were best
+    offset  [n] what is known of the log odds beforehand: the networks learn the rest, and score by it alone
 
     Batches hold as many members as non-members, so that log odds are at prior one half.
     """
@@ -173,7 +185,9 @@ def train(x: Floats, lessons: Sequence[Lesson], start: Ints, stop: Ints, hidden:
     grad = Networks(np.empty_like(networks.flat), sizes)
     half = _half_batch(lessons)
     truth = np.arange(2 * half) < half
-    held = _held_back(x, lessons, centre, scale)
+    table, truth_held, weights_held = _held_back(lessons)
+    held = _scaled(x[table].astype(np.float32), centre, scale)
+    known = None if offset is None else offset.astype(np.float32)
     of_group = np.bincount(stop)
     single = x.astype(np.float32)
     rng = np.random.default_rng(_BATCH_STREAM)
@@ -185,11 +199,12 @@ def train(x: Floats, lessons: Sequence[Lesson], start: Ints, stop: Ints, hidden:
             np.take_along_axis(table, (draw * count[:, None]).astype(np.int64), 1)
             for table, draw, count in zip(rows, draws, counts, strict=True)
         ]
-        batch = _scaled(single[np.concatenate(picked, axis=1)], centre, scale)
-        gradient(networks, batch, truth, grad)
+        drawn = np.concatenate(picked, axis=1)
+        gradient(networks, _scaled(single[drawn], centre, scale), truth, grad, None if known is None else known[drawn])
         adam.step(networks.flat, grad.flat)
         if step % EVERY == 0:
-            now = np.bincount(stop, loss(logits(networks, held[0]), held[1], held[2])) / of_group
+            z = logits(networks, held) + (0 if known is None else known[table])
+            now = np.bincount(stop, loss(z, truth_held, weights_held)) / of_group
             better = now < found
             found[better] = now[better]
             best[better[stop]] = networks.flat[better[stop]]
@@ -235,16 +250,23 @@ def _padded(rows: Sequence[Ints]) -> Ints:
     return found
 
 
-def _held_back(x: Floats, lessons: Sequence[Lesson], centre: Singles, scale: Singles) -> tuple[Singles, Bools, Singles]:
-    """Inputs [G, v, d], memberships [G, v] and weights [G, v] on which networks are stopped; a weight of 0 pads."""
-    sides = [[side[: CHECKED // 2] for side in (e.check_inside, e.check_outside)] for e in lessons]
+def _held_back(lessons: Sequence[Lesson]) -> tuple[Ints, Bools, Singles]:
+    """Rows [G, v], memberships [G, v] and weights [G, v] on which networks are stopped; a weight of 0 pads."""
+    sides = [[_spread(side, CHECKED // 2) for side in (e.check_inside, e.check_outside)] for e in lessons]
     table = _padded([np.concatenate(pair) for pair in sides])
     truth, weights = np.zeros(table.shape, dtype=np.bool_), np.zeros(table.shape, dtype=np.float32)
     for g, (inside, outside) in enumerate(sides):
         truth[g, : len(inside)] = True
         weights[g, : len(inside)] = 0.5 / len(inside)
         weights[g, len(inside) : len(inside) + len(outside)] = 0.5 / len(outside)
-    return _scaled(x[table].astype(np.float32), centre, scale), truth, weights
+    return table, truth, weights
+
+
+def _spread(rows: Ints, most: int) -> Ints:
+    """At most so many of the rows, evenly spaced: they are in an order of their content, and the first ones alike."""
+    if len(rows) <= most:
+        return rows
+    return np.asarray(rows[np.arange(most) * len(rows) // most])
 
 
 # --- lessons from folds ---------------------------------------------------------------------------------------------
@@ -270,12 +292,18 @@ def lessons_of(material: Material, rows: Ints) -> list[Lesson]:
     ]
 
 
-def one_network(material: Material, x: Floats, learn: Sequence[Ints], ask: Sequence[Ints]) -> list[Floats]:
-    """Per fold, the scores of the rows to ask: log odds of one network on the inputs [R, d], median of three seeds."""
+def one_network(
+    material: Material, x: Floats, learn: Sequence[Ints], ask: Sequence[Ints], *, labelled: bool = False
+) -> list[Floats]:
+    """Per fold, the scores of the rows to ask: log odds of one network on the inputs [R, d], median of three seeds.
+
+    `labelled`: the inputs tell the class, whose mix is then left out of the scores: see `class_odds`.
+    """
     lessons = [_moved(e, fold * len(x)) for fold, rows in enumerate(learn) for e in lessons_of(material, rows)]
     inputs = _squashed(x, learn)
     number = np.arange(len(lessons))
-    trained = train(inputs, lessons, number % SEEDS, number)
+    odds = np.concatenate([class_odds(material, rows)[material.group] for rows in learn]) if labelled else None
+    trained = train(inputs, lessons, number % SEEDS, number, offset=odds)
     return [
         np.median(trained.scores(np.arange(fold * SEEDS, (fold + 1) * SEEDS), inputs[fold * len(x) + rows]), axis=0)
         for fold, rows in enumerate(ask)

@@ -32,3 +32,18 @@ def class_centre(material: Material, rows: Ints) -> Floats:
     total = np.bincount(group, weights=phi[rows], minlength=material.groups + 1)
     centre = (total + _SHRINK * phi[rows].mean()) / (count + _SHRINK)
     return np.asarray(centre[material.group])
+
+
+def class_odds(material: Material, rows: Ints) -> Floats:
+    """[groups + 1] log of how much more often the class is met among the members of `rows` than among the others.
+
+    Half a record of either kind joins each class; 0 for a class that is not learned from. Learners start from it and
+    leave it out of their scores: what the mix of classes tells of membership, no model told. It would even tell the
+    wrong way round: where members and non-members have the same mix, a class that happens to have more members in one
+    half of the persons has fewer in the other.
+    """
+    inside, outside = (
+        np.bincount(material.group[side], minlength=material.groups)[: material.groups] + 0.5
+        for side in (rows[material.member[rows]], rows[~material.member[rows]])
+    )
+    return np.append(np.log(inside / inside.sum()) - np.log(outside / outside.sum()), 0.0)

@@ -44,7 +44,8 @@ class Settings(RuleSettings):
 def required_attacks(settings: Settings, evidence: Evidence) -> Decided:
     """Every required attack ran; one that crashed is an error, one that was skipped leaves the verdict open."""
     crashed, missing, ran = [], [], []
-    for id in dict.fromkeys(settings.attacks or [outcome.id for outcome in evidence.attacks]):
+    asked = [o.id for o in evidence.attacks if not (isinstance(o, AttackSkipped) and not o.applies)]
+    for id in dict.fromkeys(settings.attacks or asked):
         outcomes = [outcome for outcome in evidence.attacks if outcome.id == id]
         failed = [o for o in outcomes if isinstance(o, AttackFailed)]
         skipped = [o for o in outcomes if isinstance(o, AttackSkipped)]
@@ -57,6 +58,9 @@ def required_attacks(settings: Settings, evidence: Evidence) -> Decided:
             missing.append(f"{id} ({skipped[0].threat_model.value}) was skipped: {skipped[0].reason}")
         else:
             ran.append(id)
+    refused = {o.id: o.reason for o in evidence.attacks if isinstance(o, AttackFailed) and o.refused}
+    # Required or not: a model must not get rid of an attack by breaking under it.
+    missing += [f"the model broke when {id} asked it: {why}" for id, why in refused.items() if id not in ran]
     if crashed:
         return Decided(RuleStatus.ERROR, "; ".join(crashed + missing))
     if missing:

@@ -132,9 +132,11 @@ class _Reader:
         for row in self.report["attacks"]:
             threat_model = ThreatModel(row["threat_model"])
             if row["status"] == "skipped":
-                yield AttackSkipped(row["id"], row["family"], threat_model, row.get("reason") or "")
+                applies = row.get("applies") is not False
+                yield AttackSkipped(row["id"], row["family"], threat_model, row.get("reason") or "", applies)
             elif row["status"] == "error" or row.get("metrics") is None:
-                yield AttackFailed(row["id"], row["family"], threat_model, row.get("reason") or "")
+                refused = row.get("refused") is True
+                yield AttackFailed(row["id"], row["family"], threat_model, row.get("reason") or "", refused)
             else:
                 yield self.result(row, threat_model, slices)
                 slices = ()  # a report has the strongest attack of each slice: told once

@@ -171,6 +171,8 @@ def attack(outcome: datamodel.AttackOutcome, curve: Curve | None = None, alpha: 
             family=outcome.family,
             status="skipped" if isinstance(outcome, datamodel.AttackSkipped) else "error",
             reason=without_secrets(outcome.reason),
+            applies=not isinstance(outcome, datamodel.AttackSkipped) or outcome.applies,
+            refused=isinstance(outcome, datamodel.AttackFailed) and outcome.refused,
             threat_model=outcome.threat_model,
         )
     return doc.Attack(
@@ -336,7 +338,7 @@ def alternative(found: datamodel.Alternative, alpha: float = ALPHA) -> doc.Alter
         attack=found.attack,
         accuracy=None if found.accuracy is None else interval(found.accuracy, alpha),
         tpr_at_fpr=_by_rate(found.tpr_at_fpr, alpha),
-        high_risk=None if found.high_risk is None else interval(found.high_risk, alpha),
+        high_risk=None if found.high_risk is None else _high_risk(found.high_risk, 1, alpha).attributable,
         retrained=found.retrained,
     )
 

@@ -7,6 +7,7 @@ bars stretch with the page while their text keeps its size.
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -287,10 +288,17 @@ def reliability(bins: Sequence[ReliabilityBin]) -> ReliabilityChart | None:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One model: its number in the table beside the chart, and whether it is the candidate."""
+    """One model: its number in the table beside the chart, and whether it is the candidate.
+
+    x, y        where its numbers lie
+    at_x, at_y  where its label stands: there, or beside it where another label is in the way
+    label       "" for a point that has none
+    """
 
     x: float
     y: float
+    at_x: float
+    at_y: float
     label: str
     name: str
     tone: str
@@ -316,12 +324,15 @@ def _trade_off(points: Sequence[_Point], summary: str, joined: int = 0) -> Trade
     placed = [(label, name, x, y, tone) for label, name, x, y, tone in points if x is not None and y is not None]
     if not placed:
         return None
-    frame = Frame(640, 320, 58, 624, 16, 272)
+    frame = Frame(460, 320, 76, 446, 16, 272)  # narrow: on a phone its text shrinks with it
     left, right = _span([x for _, _, x, _, _ in placed], 0.01)
     low, high = _span([0.5, *(y for _, _, _, y, _ in placed)], 0.02)
+    places = [(frame.x((x - left) / (right - left)), frame.y((y - low) / (high - low))) for _, _, x, y, _ in placed]
+    # The candidate's label comes first: it is the one that must not be led away from its place.
+    labelled = sorted((n for n, (label, *_) in enumerate(placed) if label), key=lambda n: placed[n][0] != "C")
+    at = dict(zip(labelled, _apart([places[n] for n in labelled], frame), strict=True))
     marks = tuple(
-        Mark(frame.x((x - left) / (right - left)), frame.y((y - low) / (high - low)), label, name, tone)
-        for label, name, x, y, tone in placed
+        Mark(*places[n], *at.get(n, places[n]), label, name, tone) for n, (label, name, _, _, tone) in enumerate(placed)
     )
     return TradeOff(
         frame,
@@ -334,6 +345,27 @@ def _trade_off(points: Sequence[_Point], summary: str, joined: int = 0) -> Trade
 
 
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_LABEL = 20.0  # a label's disc with a little room
+_RINGS = [(0.0, 0.0)] + [
+    (ring * _LABEL * math.cos(turn * math.pi / 8), ring * _LABEL * math.sin(turn * math.pi / 8))
+    for ring in (1, 2, 3, 4, 5)
+    for turn in (0, 8, 12, 4, 14, 10, 2, 6, 15, 9, 13, 11, 1, 7, 3, 5)  # beside, above, below, then askew
+]
+
+
+def _apart(places: Sequence[tuple[float, float]], frame: Frame) -> list[tuple[float, float]]:
+    """A place for each label, near its own and clear of those before it; models that answer alike lie in one spot."""
+    taken: list[tuple[float, float]] = []
+    for x, y in places:
+        tried = [(round(x + right, 1), round(y + down, 1)) for right, down in _RINGS]
+        inside = [
+            (a, b)
+            for a, b in tried
+            if (frame.left + 9 <= a <= frame.right - 9 and frame.top <= b <= frame.bottom - 9) or (a, b) == (x, y)
+        ]
+        clear = (at for at in inside if all(math.dist(at, other) >= _LABEL - 1 for other in taken))
+        taken.append(next(clear, (x, y)))
+    return taken
 
 
 def _span(values: Sequence[float], margin: float) -> tuple[float, float]:
@@ -347,10 +379,18 @@ def _worst(stop: Stop) -> float | None:
     return max((found.value for found in stop.attacks.values() if found.value is not None), default=None)
 
 
+def number(place: int, stop: Stop) -> str:
+    """What a stop is called in the chart: its epoch or round, else its place in the table."""
+    told = re.match(r"(?:epoch|round) (\d{1,6})\b", stop.name)
+    return told[1] if told else str(place + 1)
+
+
 def frontier(found: Frontier) -> TradeOff | None:
-    """The stops of one training, joined, and the candidate."""
+    """The stops of one training, joined, and the candidate; of the stops, only those that count have a label."""
+    told = {0, len(found.stops) - 1, found.matched, *found.dominated_by[:1]}
     stops: list[_Point] = [
-        (str(n + 1), stop.name, stop.test_accuracy, _worst(stop), "stop") for n, stop in enumerate(found.stops)
+        (number(n, stop) if n in told else "", stop.name, stop.test_accuracy, _worst(stop), "stop")
+        for n, stop in enumerate(found.stops)
     ]
     own = (found.candidate.name, found.candidate.test_accuracy, _worst(found.candidate))
     matched = found.stops[found.matched]
@@ -383,11 +423,24 @@ def alternatives(found: Sequence[Alternative]) -> TradeOff | None:
         for n, one in enumerate(found)
         for tone in [_TONES.get(one.status, "open")]
     ]
-    passing = [one for one in found if one.status in _TONES and one.status is not VerdictStatus.FAIL]
+    return _trade_off(points, said_of(found))
+
+
+def said_of(found: Sequence[Alternative]) -> str:
+    """Which of them one would release, in a sentence, and what it costs."""
+    passing = [one for one in found if _TONES.get(one.status) == "pass"]
     if not passing:
-        return _trade_off(points, "None of them passes this policy.")
-    best = max(passing, key=lambda one: one.test_accuracy or 0.0)
-    return _trade_off(points, f"Of those that pass, {best.name} is the most accurate on unseen records.")
+        if len(found) == 1:
+            return "Nothing else was compared."
+        still = sum(one.status is VerdictStatus.INCONCLUSIVE for one in found)
+        return f"None of them passes this policy{f'; still open for want of evidence: {still}' if still else ''}."
+    best = max(passing, key=lambda one: one.test_accuracy or 0.0)  # the candidate where another one is only as good
+    if best is found[0]:
+        return "The candidate passes as it is; nothing else that passes is more accurate on unseen records."
+    return (
+        f"Of those that pass, {best.name} is the most accurate on unseen records: "
+        f"{figures.percent(best.test_accuracy, 1)}, {figures.points(best.gain)} against the candidate."
+    )
 
 
 # --- bars that stretch with the page --------------------------------------------------------------------------------

@@ -211,6 +211,8 @@ class Attack(Part):
     family: str
     status: Literal["executed", "skipped", "error"]
     reason: str | None = None
+    applies: bool = Field(True, description="false: the attack is for another kind of record or model")
+    refused: bool = Field(False, description="the model under audit broke when the attack asked it")
     threat_model: ThreatModel
     threshold: Scope | None = None
     adaptive: bool | None = Field(None, description="shadows went through the same defence as the target")

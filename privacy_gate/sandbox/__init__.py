@@ -23,10 +23,13 @@ from privacy_gate.features import Features
 from privacy_gate.sandbox import outputs as raw
 from privacy_gate.sandbox.jobs import Job, array, dotted, job_in, keep_log, open_file, run
 from privacy_gate.sandbox.outputs import BATCH, QUERIES, SAME, Kind, checked
+from privacy_gate.sandbox.stages import steps
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.signals import PROBES
 
-__all__ = ["BATCH", "QUERIES", "SAME", "Probed", "Scored", "describe", "examine", "probe", "score"]
+__all__ = ["BATCH", "QUERIES", "SAME", "Probed", "Scored", "Staged", "describe", "examine", "probe", "score", "staged"]
+
+MOST_ROUNDS = 1 << 24  # that a boosted model may claim to have
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +67,20 @@ class Probed:
     absent: Mapping[str, str]
     failed: Mapping[str, str]
     log: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Staged:
+    """What a boosted model answers on its way.
+
+    total    rounds that it has
+    steps    after how many of them it was asked: increasing, the last is `total`
+    outputs  [n, K] after each of these
+    """
+
+    total: int
+    steps: tuple[int, ...]
+    outputs: tuple[Outputs, ...]
 
 
 def describe(candidate: Candidate, workdir: Path, *, timeout: float = 600.0, logs: Path | None = None) -> Description:
@@ -180,6 +197,47 @@ def probe(
         found = _probed(meta.get("probes"), wanted, len(features), job)
         log = keep_log(job.log, logs) if found.failed and logs is not None else job.log
         return Probed(found.values, found.absent, found.failed, log)
+
+
+def staged(
+    candidate: Candidate,
+    features: Features,
+    workdir: Path,
+    *,
+    kind: Kind = "auto",
+    classes: int,
+    timeout: float = 600.0,
+    logs: Path | None = None,
+) -> Staged:
+    """Ask a boosted candidate, in a process of its own, what it answered after a part of its rounds.
+
+    features  [n] records, in an order that tells nothing of who is a member
+    kind      of its answers, as `examine` found it; columns in the model's own order
+    classes   K
+    Raises NotEvaluable (it has no rounds), ModelOutputUnusable (a stage is no prediction), and what `examine` raises.
+    """
+    with job_in(workdir, logs) as job:
+        meta = run(candidate, features, job, {"kind": kind, "stages": True}, timeout)
+        _described(candidate, meta, job)
+        return _staged(meta.get("rounds"), kind, len(features), classes, job)
+
+
+def _staged(told: Any, kind: Kind, rows: int, classes: int, job: Job) -> Staged:
+    """The stages that the child left, checked."""
+    if not isinstance(told, int) or isinstance(told, bool) or not 1 <= told <= MOST_ROUNDS:
+        raise ModelOutputUnusable("the model's process left no readable answer", job.hint)
+    asked, found = tuple(steps(told)), []
+    for i, step in enumerate(asked):
+        try:
+            outputs = checked(array(job.out / f"stage_{i}.npy", job), kind, rows)
+        except ModelOutputUnusable as error:
+            raise ModelOutputUnusable(f"after {step} of {told} rounds: {error.what}", error.hint) from error
+        if outputs.values.shape[1] != classes:
+            raise ModelOutputUnusable(
+                f"after {step} of {told} rounds: {outputs.values.shape[1]} columns, expected {classes}", job.hint
+            )
+        found.append(outputs)
+    return Staged(told, asked, tuple(found))
 
 
 def _hand_over(labels: Ints, path: Path) -> str:

@@ -57,7 +57,11 @@ class Loaded:
 
     def answers(self, features: Features) -> Outputs:
         """[n, K] what a caller of the released model sees."""
-        outputs = self.answer(features, self.kind)
+        try:
+            outputs = self.answer(features, self.kind)
+        except NotEvaluable as error:
+            # Whether a probe fits is for the probe to say: a model that says so would choose its attacks.
+            raise ModelOutputUnusable("the model refused to answer the probe") from error
         if outputs.values.shape[1] != self.classes:
             raise ModelOutputUnusable(
                 f"the model answers with {outputs.values.shape[1]} columns, expected {self.classes}"

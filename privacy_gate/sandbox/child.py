@@ -1,9 +1,9 @@
 """The process that a candidate is loaded in: `python -I -m privacy_gate.sandbox.child JOB.json`.
 
 It forks a worker and watches over it. The worker reads a job, writes `meta.json` and an array for each time that it
-asked the model, or for each probe; stdout and stderr are the log. When the worker ends, or the gate ends or says so
-(SIGTERM), the watcher kills all that the worker started: on Linux it is the parent that orphans fall to, whatever their
-session.
+asked the model, for each probe or each stage; stdout and stderr are the log. When the worker ends, or the gate ends or
+says so (SIGTERM), the watcher kills all that the worker started: on Linux it is the parent that orphans fall to,
+whatever their session.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _children() -> list[int]:
 
 
 def run(job: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Describe and score, or describe and probe; returns what goes into meta.json."""
+    """Describe, and score, probe or tell the stages; returns what goes into meta.json."""
     from dataclasses import asdict
 
     from privacy_gate.sandbox import models
@@ -124,6 +124,8 @@ def run(job: dict[str, Any], out: Path) -> dict[str, Any]:
         return meta
     if "probes" in job:
         meta["probes"] = _probe(model, job, out)
+    elif "stages" in job:
+        meta["rounds"] = _stages(model, job, out)
     else:
         meta["kind"] = _score(model, job, out)
     return meta
@@ -189,6 +191,19 @@ def _probe(model: Any, job: dict[str, Any], out: Path) -> list[dict[str, str]]:
             told.append({})
         (out / "doing").write_text(str(min(len(told), len(job["probes"]) - 1)))
     return told
+
+
+def _stages(model: Any, job: dict[str, Any], out: Path) -> int:
+    """Leave what the model answers after some of its rounds in files of their own; how many rounds it has."""
+    import numpy as np
+
+    from privacy_gate import features as tables
+    from privacy_gate.sandbox import stages
+
+    features, found = tables.load(Path(job["features"])), stages.stages_of(model)
+    for i, step in enumerate(stages.steps(found.rounds)):
+        np.save(out / f"stage_{i}.npy", found.at(step, features), allow_pickle=False)
+    return found.rounds
 
 
 def main(path: str) -> int:

@@ -5,6 +5,7 @@ A forest of fewer trees is not a forest that was trained less: only boosting has
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from privacy_gate.errors import NotEvaluable
 from privacy_gate.features import Features
 
+SHARES = tuple(2 ** (i / 2 - 8) for i in range(17))  # dense at the start, where a model learns; the last one is 1
 _LIBRARIES = ("sklearn", "lightgbm", "xgboost")
 
 
@@ -48,6 +50,11 @@ def rounds(final: Any) -> int:
             return int(final.get_booster().num_boosted_rounds()) if best is None else int(best) + 1
         case _:
             return 0
+
+
+def steps(total: int) -> list[int]:
+    """At most 17 of the rounds 1 to `total`: 1/256 of them, each time half as many again or so, and all."""
+    return sorted({math.ceil(share * total) for share in SHARES})
 
 
 # What LightGBM and XGBoost call an answer after k rounds; the others pass through their stages in turn.

@@ -74,6 +74,7 @@ class Probe:
     """A named number, or vector, per record that takes a model to compute.
 
     needs    labels: only the top class of each answer; answers: all of it; weights: a differentiable model
+    fits     the kind of records that it can change; any: it says itself where it does not fit
     queries  what it costs per record, in words
     vector   whether it gives [n, d] instead of [n]
     shadows  whether shadows are probed too; else only attacks on the target's own records can read it
@@ -88,9 +89,25 @@ class Probe:
     needs: Literal["labels", "answers", "weights"]
     queries: str
     compute: Ask
+    fits: Literal["any", "tables", "images"] = "any"
     vector: bool = False
     shadows: bool = True
     version: int = 1
+
+
+def misfit(probe: Probe, features: Features, module: bool) -> str:
+    """Why a probe cannot be about such records or such a model; "" where it can. Nobody's word is taken for it.
+
+    module  whether the model is a torch module
+    """
+    images = features.ndim > 2
+    if probe.fits == "tables" and images:
+        return f"it changes the columns of tables, these records have {features.ndim} axes"
+    if probe.fits == "images" and not images:
+        return "it turns and moves images, these records are a table"
+    if probe.needs == "weights" and not module:
+        return "it differentiates the model, and this one is no torch module"
+    return ""
 
 
 PROBES: Catalog[Probe] = Catalog("probe", __name__)
@@ -103,6 +120,7 @@ def probe(
     paper: str,
     needs: Literal["labels", "answers", "weights"],
     queries: str,
+    fits: Literal["any", "tables", "images"] = "any",
     vector: bool = False,
     shadows: bool = True,
     version: int = 1,
@@ -110,7 +128,7 @@ def probe(
     """Enter a probe into the catalog."""
 
     def register(compute: Ask) -> Ask:
-        PROBES.add(name, Probe(name, unit, paper, needs, queries, compute, vector, shadows, version))
+        PROBES.add(name, Probe(name, unit, paper, needs, queries, compute, fits, vector, shadows, version))
         return compute
 
     return register

@@ -36,6 +36,7 @@ CHANGES = _changes()
     unit="0 to 1",
     paper="Choquette-Choo et al., ICML 2021 (data augmentation: rotations and translations)",
     needs="labels",
+    fits="images",
     queries=f"{len(CHANGES) + 1} answers per record",
 )
 def augmentation_robustness(access: Access, features: Features, labels: Ints, seed: int) -> Floats:

@@ -32,6 +32,7 @@ _STREAM = 41  # keeps these draws apart from every other use of the run's seed
     unit="0 to 1",
     paper="Choquette-Choo et al., ICML 2021 (random noise and flips); Li & Zhang, CCS 2021",
     needs="labels",
+    fits="tables",
     queries=f"{len(NOISE) * DRAWS + 1} answers per record",
 )
 def noise_robustness(access: Access, features: Features, labels: Ints, seed: int) -> Floats:

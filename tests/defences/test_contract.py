@@ -16,7 +16,7 @@ from privacy_gate.request import TorchTraining
 OUTPUT: Mapping[str, Mapping[str, Any]] = {
     "memguard": {"hidden": [8], "iterations": 40},
     "output_coarsening": {"top_k": 2, "decimals": 2, "temperature": 1.5},
-    "output_noise": {"scale": 0.5},
+    "output_noise": {"scale": 0.5, "one_time": True},
 }
 TRAINING: Mapping[str, Mapping[str, Any]] = {
     "adversarial_regularisation": {"strength": 1.0},

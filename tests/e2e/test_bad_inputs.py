@@ -715,7 +715,7 @@ def test_a_model_that_prints_changes_nothing_and_stdout_stays_one_document(
     forest = strange_models.ChattyForest(10, random_state=0).fit(members[FEATURES], members["sick"])
     version = register(team, "chatty", forest)
     arguments = [f"models:/chatty/{version}", "--store", tmp_path / "store", "--no-mlflow-log", "--format", "json=-"]
-    run = team.gate("check", *arguments, out="chatty")
+    run = team.gate("check", *arguments, "--jobs", 1, out="chatty")
     assert run.code == 1, run.stderr
     assert parse(run.stdout) == run.document()  # one JSON document and nothing else
     inert(run.stderr)

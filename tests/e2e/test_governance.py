@@ -19,7 +19,18 @@ import pytest
 import yaml
 
 from privacy_gate.reports.document import Interval, Report, Rule
-from tests.e2e.conftest import FEATURES, PERSONS, ROWS_PER_PERSON, Here, Run, Team, people, register
+from tests.e2e.conftest import (
+    FEATURES,
+    PERSONS,
+    ROWS_PER_PERSON,
+    Examine,
+    Here,
+    Run,
+    Team,
+    people,
+    register,
+    spare_processes,
+)
 from tests.mlflow_server import tracking
 
 KEY = {"PRIVACY_GATE_PSEUDONYM_KEY": "k3y-of-the-data-owner-0123456789abcdef"}
@@ -32,7 +43,7 @@ Desk = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def desk(team: Team, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def desk(team: Team, store: Path, tmp_path_factory: pytest.TempPathFactory, examine_once: Examine) -> Desk:
     """`here` for runs that several tests look at: the same program, the same folder, shadows shared.
 
     Persons have names that can be searched for; the policy is one that a few records can decide.
@@ -70,6 +81,7 @@ def desk(team: Team, store: Path, tmp_path_factory: pytest.TempPathFactory) -> D
         told, said = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(team.folder)
+            spare_processes(patch, examine_once)
             for name in [n for n in os.environ if n.startswith(("MLFLOW_", "PRIVACY_GATE_"))]:
                 patch.delenv(name)
             patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Team
+from tests.e2e.conftest import Here, Team
 
 RECIPE = """
 import os, time, pathlib
@@ -44,7 +44,7 @@ def trained(team: Team) -> list[str]:
 
 
 @pytest.mark.slow
-def test_kill_9_half_way_then_the_same_command(slow_team: Team, tmp_path: Path) -> None:
+def test_kill_9_half_way_then_the_same_command(slow_team: Team, here: Here, tmp_path: Path) -> None:
     store = tmp_path / "store"
     arguments = ["check", "-c", "slow.yaml", "--store", store, "--jobs", "1", "--no-mlflow-log"]
     command = [sys.executable, "-m", "privacy_gate", *map(str, arguments), "--out", str(tmp_path / "killed")]
@@ -65,26 +65,31 @@ def test_kill_9_half_way_then_the_same_command(slow_team: Team, tmp_path: Path) 
     resumed = slow_team.gate(*arguments, out="resumed")
     assert resumed.report["run"]["cache"] == {"trained": 6 - kept, "cached": kept}
     assert len(trained(slow_team)) == before + 6 - kept
-    whole = slow_team.gate("check", "-c", "slow.yaml", "--store", tmp_path / "other", "--no-mlflow-log", out="whole")
+    whole = here("check", "-c", "slow.yaml", "--store", tmp_path / "other", "--no-mlflow-log", out=tmp_path / "whole")
     assert whole.report["run"]["cache"] == {"trained": 6, "cached": 0}
     assert without_run(resumed.report) == without_run(whole.report)
 
 
 @pytest.mark.slow
-def test_same_bytes_whatever_the_number_of_workers(team: Team, tmp_path: Path) -> None:
-    one = team.gate("check", "--store", tmp_path / "a", "--jobs", 1, "--no-mlflow-log", out="one")
-    two = team.gate("check", "--store", tmp_path / "b", "--jobs", 2, "--no-mlflow-log", out="two")
+def test_same_bytes_whatever_the_number_of_workers(team: Team, here: Here, tmp_path: Path) -> None:
+    """Every attack of the full suite, those that learn and those that probe included."""
+    team.write_config("whole.yaml", attacks=None)
+    check = ("check", "-c", "whole.yaml", "--no-mlflow-log", "--store")
+    # Two processes of the gate, too: the order of a set differs from one to the other.
+    one = team.gate(*check, tmp_path / "a", "--jobs", 1, out="one")
+    two = here(*check, tmp_path / "b", "--jobs", 2, out=tmp_path / "two")
+    assert {attack["id"] for attack in one.report["attacks"]} >= {"boosting", "noise_robustness", "shokri_nn"}
     assert one.report["run"]["cache"]["trained"] == two.report["run"]["cache"]["trained"] == 4
     assert without_run(one.report) == without_run(two.report)
 
 
-def test_a_second_candidate_of_the_same_recipe_trains_nothing(team: Team, tmp_path: Path) -> None:
+def test_a_second_candidate_of_the_same_recipe_trains_nothing(team: Team, here: Here, tmp_path: Path) -> None:
     from tests.e2e.conftest import register
 
     store = tmp_path / "store"
-    first = team.gate("check", "models:/tiny/1", "--store", store, "--no-mlflow-log", out="first")
+    first = here("check", "models:/tiny/1", "--store", store, "--no-mlflow-log", out=tmp_path / "first")
     version = register(team, "tiny", alias="again")
-    second = team.gate("check", f"models:/tiny/{version}", "--store", store, "--no-mlflow-log", out="second")
+    second = here("check", f"models:/tiny/{version}", "--store", store, "--no-mlflow-log", out=tmp_path / "second")
     assert first.report["run"]["cache"] == {"trained": 4, "cached": 0}
     assert second.report["run"]["cache"] == {"trained": 0, "cached": 4}
     assert first.report["subject"]["digest"] != second.report["subject"]["digest"]

@@ -127,7 +127,7 @@ def test_rendering_again_gives_the_same_bytes(here: Here, leaky: Run, tmp_path: 
 @pytest.fixture(scope="session")
 def unproven(team: Team, store: Path, plain: str) -> Run:
     """A harmless model, with too few persons to prove it."""
-    return team.gate("check", plain, "--store", store, "--no-mlflow-log", "--exit-zero", out="unproven")
+    return team.gate("check", plain, "--store", store, "--jobs", 1, "--no-mlflow-log", "--exit-zero", out="unproven")
 
 
 @pytest.mark.slow

@@ -78,9 +78,10 @@ def test_both_examples_are_judged_alike() -> None:
 
 def test_written_configs(monkeypatch: pytest.MonkeyPatch) -> None:
     location = script("location30", monkeypatch)
-    config = Config.model_validate(yaml.safe_load(yaml.safe_dump(location.config("net", epochs=8, shadows=4))))
+    config = Config.model_validate(yaml.safe_load(yaml.safe_dump(location.config("net", "small", epochs=8, shadows=4))))
     assert config.model == "models:/net@candidate"
     assert config.shadows.count == 4
+    assert config.shadows.recipe.model == "model.py:small"
     training = config.shadows.recipe.training
     assert training is not None
     # The shadows must be trained as the candidate is; `fit` in train.py has these numbers.
@@ -94,8 +95,8 @@ def test_written_configs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_network_is_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = script("location30", monkeypatch).classifier()
-    widths = [tuple(p.shape) for name, p in model.named_parameters() if name.endswith("weight")]
+    network = script("location30", monkeypatch).model.classifier()
+    widths = [tuple(p.shape) for name, p in network.named_parameters() if name.endswith("weight")]
     assert widths == [(1024, 446), (512, 1024), (256, 512), (128, 256), (30, 128)]
 
 

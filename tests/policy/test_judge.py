@@ -210,6 +210,26 @@ def test_a_required_attack_must_run_under_all_its_threat_models_unless_told_othe
     assert judge(policy(lenient), evidence(broken)).exit_code == 3
 
 
+def test_an_attack_for_another_kind_of_record_is_not_missed():
+    """Unless the policy names it: nobody asks an image attack about a table."""
+    rules = {"PG101": {"max": 0.6}, "PG501": {}}
+    elsewhere = AttackSkipped("augmentation", "label-only", ThreatModel.SHADOW, "it turns images", applies=False)
+    fits = AttackSkipped("augmentation", "label-only", ThreatModel.SHADOW, "no references")
+    assert outcome(judge(policy(rules), evidence([result("confidence"), elsewhere])), "PG501").status is RuleStatus.PASS
+    missed = outcome(judge(policy(rules), evidence([result("confidence"), fits])), "PG501")
+    named = {"PG101": {"max": 0.6}, "PG501": {"attacks": ["augmentation"]}}
+    asked = outcome(judge(policy(named), evidence([result("confidence"), elsewhere])), "PG501")
+    assert (missed.status, asked.status) == (RuleStatus.INCONCLUSIVE, RuleStatus.INCONCLUSIVE)
+
+
+def test_a_model_that_breaks_under_an_attack_does_not_pass_for_it():
+    rules = {"PG101": {"max": 0.6}, "PG501": {"attacks": ["confidence"]}}
+    broke = AttackFailed("noise_robustness", "label-only", ThreatModel.SHADOW, "the probe failed", refused=True)
+    found = outcome(judge(policy(rules), evidence([result("confidence"), broke])), "PG501")
+    assert found.status is RuleStatus.INCONCLUSIVE
+    assert "broke when noise_robustness asked it" in found.reason
+
+
 def test_tpr_rules_do_not_pass_without_a_reference_attack():
     metric = [result(id) for id in ("correctness", "confidence")]
     verdict = judge(policy({"PG103": {"max": 0.05}}), evidence(metric))

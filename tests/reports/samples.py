@@ -407,7 +407,7 @@ def _alternative(
         "lira, reference, global",
         Measured(accuracy, 0.004),
         {0.01: Measured(tpr, 0.004), 0.001: Measured(tpr / 10, 0.001)},
-        Measured(high, 0.004),
+        HighRisk(0.8, round(4000 * high), 0, Measured(high, 0.004), Measured(1.0 if high else 0.0, 0.0)),
         bool(settings),
         gain,
     )

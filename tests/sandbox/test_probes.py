@@ -179,6 +179,19 @@ def test_a_model_with_other_columns_than_classes():
         loaded(lambda x: np.ones((len(x), 2)) / 2, classes=3).answers(X)
 
 
+def test_a_model_cannot_say_that_a_probe_does_not_fit_it(monkeypatch):
+    def refuse(x):
+        raise NotEvaluable("this is no attack for Alice Secret")
+
+    monkeypatch.setitem(PROBES._items, "test_pair", Probe("test_pair", "", "", "answers", "", _top))
+    (found,) = asking.ask(loaded(refuse), ["test_pair"], X, Y, 0)
+    assert (found.reason, found.failed) == ("", "ModelOutputUnusable")
+
+
+def _top(access, features, labels, seed):
+    return access.answers(features).values.max(axis=1)
+
+
 def test_weights_in_another_order_are_not_handed_out():
     with pytest.raises(NotEvaluable, match="another order"):
         loaded(object(), aligned=False).module()

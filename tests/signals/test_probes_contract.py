@@ -15,7 +15,7 @@ from privacy_gate.attacks import CATALOG as ATTACKS
 from privacy_gate.datamodel import Outputs
 from privacy_gate.errors import NotEvaluable
 from privacy_gate.features import is_frame, take
-from privacy_gate.signals import PROBES, Probe
+from privacy_gate.signals import PROBES, Probe, misfit
 
 SEED, CLASSES, RECORDS = 7, 3, 30
 
@@ -205,3 +205,14 @@ def test_says_what_it_is(probe: Probe):
 @every_probe
 def test_some_attack_reads_it(probe: Probe):
     assert any(probe.name in attack.requires for attack in ATTACKS)
+
+
+def test_what_a_probe_is_for_is_told_without_the_model():
+    table, images = np.zeros((4, 3)), np.zeros((4, 1, 8, 8))
+    assert misfit(PROBES["noise_robustness"], table, False) == ""
+    assert "tables" in misfit(PROBES["noise_robustness"], images, True)
+    assert misfit(PROBES["augmentation_robustness"], images, False) == ""
+    assert "images" in misfit(PROBES["augmentation_robustness"], table, False)
+    assert misfit(PROBES["gradient_norms"], table, True) == ""
+    assert "torch" in misfit(PROBES["gradient_norms"], table, False)
+    assert misfit(PROBES["boundary_distance"], images, False) == ""
