@@ -375,6 +375,7 @@ def _remade(
         probes=of_target,
         absent={**ready.absent, **missing},
         failed=ready.failed,
+        unfit=ready.unfit | set(missing),
     )
     answers = Answers(
         target,
@@ -383,6 +384,7 @@ def _remade(
         given=ready.given,
         absent=other.absent,
         failed=other.failed,
+        unfit=other.unfit,
     )
     if plan is None:
         return other, answers

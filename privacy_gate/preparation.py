@@ -281,6 +281,7 @@ def probed(request: CheckRequest, terms: Terms, ready: Prepared, work: Path, par
         protect=ready.defences.document,
         classes=len(ready.classes),
         seed=seed,
+        timeout=config_of(request).shadows.timeout,
         logs=store_path(request) / "logs",
     )
     back = np.argsort(order)

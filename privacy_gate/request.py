@@ -110,7 +110,7 @@ class Shadows(Settings):
     count: int = Field(16, ge=0, le=1024)
     plan: Literal["balanced", "disjoint"] = "balanced"
     recipe: Recipe = Recipe()
-    timeout: Duration = Field(1800.0, description="for one shadow; a recipe that hangs is ended")
+    timeout: Duration = Field(1800.0, description="for one shadow, and for all probes of the candidate")
     retries: int = Field(2, ge=0, description="how often a shadow is tried again after its worker died")
 
 

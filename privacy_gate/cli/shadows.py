@@ -33,6 +33,7 @@ def train(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Default: privacy-gate.yaml here.", show_default=False)
     ] = None,
+    suite: Annotated[str, typer.Option(help="As check will use it: fast, full or deep.")] = "full",
     store: _Store = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As check will use it.", show_default=False)] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.", show_default=False)] = None,
@@ -43,7 +44,7 @@ def train(
     from privacy_gate.pipeline import train_shadows
     from privacy_gate.terms import store_path
 
-    request = build(model=model, config=config, store=store, seed=seed, jobs=jobs)
+    request = build(model=model, config=config, suite=suite, store=store, seed=seed, jobs=jobs)
     trained, cached = train_shadows(request, ConsoleProgress())
     text = f"✔ {trained} shadows trained, {cached} were there already: {store_path(request)}"
     console().print(text, markup=False, soft_wrap=True)
