@@ -60,7 +60,11 @@ def test_membership_has_no_say_in_the_rows() -> None:
 def test_references_that_saw_a_record_have_no_say() -> None:
     seen, audit = world()
     noisy = {
-        name: np.where(seen.reference_member, np.random.default_rng(3).normal(size=values.shape), values)
+        name: np.where(
+            seen.reference_member.reshape(values.shape[:2] + (1,) * (values.ndim - 2)),
+            np.random.default_rng(3).normal(size=values.shape),
+            values,
+        )
         for name, values in seen.references.items()
     }
     assert same(slices(audit, seen), slices(audit, replace(seen, references=noisy)))

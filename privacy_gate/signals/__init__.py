@@ -89,10 +89,10 @@ class Probe:
     needs: Literal["labels", "answers", "weights"]
     queries: str
     compute: Ask
-    fits: Literal["any", "tables", "images"] = "any"
     vector: bool = False
     shadows: bool = True
     version: int = 1
+    fits: Literal["any", "tables", "images"] = "any"
 
 
 def misfit(probe: Probe, features: Features, module: bool) -> str:
@@ -128,7 +128,7 @@ def probe(
     """Enter a probe into the catalog."""
 
     def register(compute: Ask) -> Ask:
-        PROBES.add(name, Probe(name, unit, paper, needs, queries, compute, fits, vector, shadows, version))
+        PROBES.add(name, Probe(name, unit, paper, needs, queries, compute, vector, shadows, version, fits))
         return compute
 
     return register
