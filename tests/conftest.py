@@ -24,8 +24,11 @@ LONGEST_FIRST = ("e2e", "shadows", "sandbox", "registry", "cli")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long begin first: two workers then end at about the same time."""
 
-    def rank(item: pytest.Item) -> int:
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def rank(item: pytest.Item) -> tuple[int, bool]:
         folder = item.path.parent.name
-        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+        place = LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+        return place, item.path not in slow
 
     items.sort(key=rank)
