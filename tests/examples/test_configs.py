@@ -119,5 +119,5 @@ def test_adult_sides_are_as_published(reference_data: Path, monkeypatch: pytest.
     assert all("split" not in table and not table.isna().any().any() for table in sides.values())
     sample = sides["members"].head(300)
     for kind in ("forest", "logistic"):
-        model = adult.estimator(kind, sample).fit(sample.drop(columns="income"), sample["income"])
+        model = adult.estimator(kind, sample, 10).fit(sample.drop(columns="income"), sample["income"])
         assert list(model.classes_) == ["<=50K", ">50K"]
