@@ -42,10 +42,12 @@ from privacy_gate.preparation import (
     config_of,
     evaluated,
     gather,
+    of_candidate,
     probed,
     shadows_of,
     training,
     with_shadows,
+    without_probes,
 )
 from privacy_gate.request import CheckRequest, Config
 from privacy_gate.sandbox import SAME, examine, staged
@@ -377,15 +379,7 @@ def _remade(
         failed=ready.failed,
         unfit=ready.unfit | set(missing),
     )
-    answers = Answers(
-        target,
-        beside=other.beside,
-        probes=of_target,
-        given=ready.given,
-        absent=other.absent,
-        failed=other.failed,
-        unfit=other.unfit,
-    )
+    answers = of_candidate(other)
     if plan is None:
         return other, answers
     answers = answered_by_all(answers, made, parts)
@@ -393,7 +387,7 @@ def _remade(
     if defences.training:
         watch.stage("the same shadows without the defence, for the attacker who does not know of it")
         plain = shadows_of(request, plan, training(request, ready, NOTHING), store, parts, watch)
-        known = replace(known, undefended=with_shadows(other, answers, plain.outputs))
+        known = replace(known, undefended=with_shadows(other, without_probes(answers), plain.outputs))
     return other, known
 
 

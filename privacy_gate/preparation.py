@@ -366,9 +366,9 @@ def shadows_of(
     return made
 
 
-def gather(request: CheckRequest, ready: Prepared, store: Store, parts: Known, watch: Progress) -> Answers:
-    """All that the candidate and its shadows say, on the audited records and on those of the defence."""
-    own = Answers(
+def of_candidate(ready: Prepared) -> Answers:
+    """What the candidate itself says, and what it does not."""
+    return Answers(
         ready.target,
         beside=ready.beside,
         probes=ready.probes,
@@ -377,6 +377,11 @@ def gather(request: CheckRequest, ready: Prepared, store: Store, parts: Known, w
         failed=ready.failed,
         unfit=ready.unfit,
     )
+
+
+def gather(request: CheckRequest, ready: Prepared, store: Store, parts: Known, watch: Progress) -> Answers:
+    """All that the candidate and its shadows say, on the audited records and on those of the defence."""
+    own = of_candidate(ready)
     if ready.plan is None:
         return own
     if ready.task is None:
@@ -387,7 +392,13 @@ def gather(request: CheckRequest, ready: Prepared, store: Store, parts: Known, w
         return answers
     watch.stage("training the same shadows without the defence, for the attacker who does not know of it")
     plain = shadows_of(request, ready.plan, ready.plain, store, parts, watch)
-    return replace(answers, undefended=with_shadows(ready, own, plain.outputs))
+    return replace(answers, undefended=with_shadows(ready, without_probes(own), plain.outputs))
+
+
+def without_probes(own: Answers) -> Answers:
+    """For the attacker who does not know the defence: probes are asked through it alone, and so not missed here."""
+    names = dict.fromkeys(own.probes, "probes are asked through the defence alone")
+    return replace(own, probes={}, absent={**own.absent, **names}, unfit=own.unfit | set(names))
 
 
 def answered_by_all(own: Answers, made: Shadows, parts: Known) -> Answers:
@@ -407,14 +418,12 @@ def with_shadows(
     rows = np.flatnonzero(ready.dataset.role_mask(Role.SEEN))
     others = tuple(replace(o, values=o.values[rows]) for o in outputs) if len(rows) else ()
     return replace(
-        found,
-        beside=own.beside,
+        own,
+        shadows=found.shadows,
+        pool=found.pool,
+        reference_member=found.reference_member,
+        shadow_probes=found.shadow_probes,
         beside_shadows=others,
-        probes=own.probes,
-        given=own.given,
-        absent=own.absent,
-        failed=own.failed,
-        unfit=own.unfit,
     )
 
 

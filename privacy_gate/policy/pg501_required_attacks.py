@@ -48,8 +48,8 @@ def required_attacks(settings: Settings, evidence: Evidence) -> Decided:
     for id in dict.fromkeys(settings.attacks or asked):
         outcomes = [outcome for outcome in evidence.attacks if outcome.id == id]
         failed = [o for o in outcomes if isinstance(o, AttackFailed)]
-        skipped = [o for o in outcomes if isinstance(o, AttackSkipped)]
         done = [o for o in outcomes if isinstance(o, AttackResult)]
+        skipped = [o for o in outcomes if isinstance(o, AttackSkipped) and (o.applies or not done)]
         if failed:
             crashed.append(f"{id} ({failed[0].threat_model.value}) crashed: {failed[0].reason}")
         elif not outcomes:

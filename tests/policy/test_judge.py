@@ -216,6 +216,8 @@ def test_an_attack_for_another_kind_of_record_is_not_missed():
     elsewhere = AttackSkipped("augmentation", "label-only", ThreatModel.SHADOW, "it turns images", applies=False)
     fits = AttackSkipped("augmentation", "label-only", ThreatModel.SHADOW, "no references")
     assert outcome(judge(policy(rules), evidence([result("confidence"), elsewhere])), "PG501").status is RuleStatus.PASS
+    partly = evidence([result("augmentation"), replace(elsewhere, threat_model=ThreatModel.KNOWN_SUBSET)])
+    assert outcome(judge(policy(rules), partly), "PG501").status is RuleStatus.PASS
     missed = outcome(judge(policy(rules), evidence([result("confidence"), fits])), "PG501")
     named = {"PG101": {"max": 0.6}, "PG501": {"attacks": ["augmentation"]}}
     asked = outcome(judge(policy(named), evidence([result("confidence"), elsewhere])), "PG501")
