@@ -52,6 +52,7 @@ from privacy_gate.reports.compare import stored_accuracies, unpaired
 from privacy_gate.reports.document import Report
 from privacy_gate.reports.document import read as read_report
 from privacy_gate.sandbox import examine
+from privacy_gate.sandbox.outputs import AUTO, Form
 from privacy_gate.signals import CATALOG as SIGNALS
 from privacy_gate.storage import atomic_write
 
@@ -292,6 +293,7 @@ class Subject:
     audit: Audit
     target: Outputs
     classes: Sequence[Any]
+    form: Form = AUTO
 
 
 def regression(
@@ -429,7 +431,7 @@ def _answers(
         raise _CannotPair("only a report was given")
     try:
         description, scored = examine(
-            found.model, take(subject.dataset.features, common.rows), work, kind=subject.target.kind, logs=logs
+            found.model, take(subject.dataset.features, common.rows), work, form=subject.form, logs=logs
         )
         outputs = scored.outputs
         own = class_order(description.classes, declared_classes, outputs.values.shape[1])

@@ -160,7 +160,7 @@ def _staged(request: CheckRequest, ready: Prepared, work: Path) -> list[Stage]:
         ready.candidate,
         take(ready.dataset.features, rows),
         work,
-        kind=ready.target.kind,
+        form=ready.form,
         classes=len(ready.classes),
         logs=store_path(request) / "logs",
     )
@@ -181,7 +181,7 @@ def _checkpoints(request: CheckRequest, ready: Prepared, work: Path) -> list[Sta
     stages = []
     for uri, model in ready.stops:
         try:
-            description, scored = examine(model, features, work, kind=kind, logs=logs)
+            description, scored = examine(model, features, work, form=ready.form, logs=logs, runtime=ready.runtime)
             outputs = align(scored.outputs, description.classes, ready.classes)
         except NotEvaluable:  # the same answer to everything: what a model may say before it has learned anything
             flat = np.zeros((ready.dataset.audited, len(ready.classes)))

@@ -91,6 +91,7 @@ class Dataset:
     ids: NDArray[np.str_]
     people: NDArray[np.str_] | None = None
     removed: Mapping[str, int] = field(default_factory=dict)
+    weights: NDArray[np.float64] | None = None  # [U] sample weights of training; None: none are declared
     twins: int = 0  # records with an identical twin on their side; twins count as one person
     reference: int = 0
 
@@ -125,14 +126,14 @@ class Dataset:
 
 
 def _locate(source: Source, base: Path, fetch: Fetch) -> Path:
-    path = fetch(source.path) if source.path.startswith("runs:/") else base / Path(source.path).expanduser()
+    path = fetch(source.shown) if source.shown.startswith("runs:/") else base / Path(source.shown).expanduser()
     if not path.is_file():
-        raise DataError(f"{source.path}: no such file (looked at {path})", "paths are relative to the config file")
+        raise DataError(f"{source.shown}: no such file (looked at {path})", "paths are relative to the config file")
     if source.sha256 is not None:
         found = sha256_of_file(path)
         if found != source.sha256:
             raise DataError(
-                f"{source.path}: sha256 is {found}, the manifest says {source.sha256}",
+                f"{source.shown}: sha256 is {found}, the manifest says {source.sha256}",
                 "the file is not the one that was agreed on; restore it or update the manifest on purpose",
             )
     return path

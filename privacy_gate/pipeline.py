@@ -184,7 +184,9 @@ def _regression(
 ) -> Regression:
     found = regression(
         approved,
-        Subject(ready.candidate, ready.dataset, ready.dataset.people, ready.audit, ready.target, ready.classes),
+        Subject(
+            ready.candidate, ready.dataset, ready.dataset.people, ready.audit, ready.target, ready.classes, ready.form
+        ),
         evidence.attacks,
         terms.attacks,
         parts.seed,

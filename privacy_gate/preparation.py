@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,7 +39,10 @@ from privacy_gate.procedure import FEWEST_RUNS
 from privacy_gate.registry import Registry, open_registry
 from privacy_gate.request import CheckRequest, Config
 from privacy_gate.sandbox import examine, probe
+from privacy_gate.sandbox.outputs import Form
+from privacy_gate.sandbox.runtime import Runtime
 from privacy_gate.shadows import plan as plans
+from privacy_gate.shadows.recipes import wants_seen
 from privacy_gate.shadows.recipes.load import finished
 from privacy_gate.shadows.store import Store
 from privacy_gate.shadows.train import Shadows, TrainingTask, train
@@ -84,6 +87,8 @@ class Prepared:
     labels    [U] class indices
     classes   class values in the order of the candidate's columns
     target    [R, K] the candidate's answers
+    form      how they, and those of its shadows, are read
+    runtime   interpreter and device that they come from
     beside    [D, K] its answers on the records of its defence; None where that has none
     defences  the config's, or where it names none, those that the registry declares with their settings
     probes    probe -> [R] or [R, d] of the candidate
@@ -106,6 +111,8 @@ class Prepared:
     labels: Ints
     classes: tuple[Any, ...]
     target: Outputs
+    form: Form
+    runtime: Runtime
     beside: Outputs | None
     defences: Defences
     declared: Declared
@@ -148,7 +155,7 @@ def prepare(
         config.data,
         request.config_dir,
         lambda source: registry.fetch(source, work / "fetched"),
-        reference=any(each.reference for each in (defences, *others)),
+        reference=any(each.reference for each in (defences, *others)) or wants_seen(config.shadows.recipe),
     )
     for each in (defences, *others):
         _require_reference(each, dataset)
@@ -163,8 +170,14 @@ def prepare(
     asked = np.concatenate([np.arange(dataset.audited), np.flatnonzero(dataset.role_mask(Role.SEEN))])
     # In an order that tells nothing: members first would tell a model whom it is asked about, batch by batch.
     order = np.random.default_rng([_ORDER_STREAM, seed_of(request)]).permutation(len(asked))
+    form, runtime = Form(config.output.kind), Runtime(None, request.device)
     description, scored = examine(
-        candidate, take(dataset.features, asked[order]), work, kind=config.output, logs=store_path(request) / "logs"
+        candidate,
+        take(dataset.features, asked[order]),
+        work,
+        form=form,
+        logs=store_path(request) / "logs",
+        runtime=runtime,
     )
     answers = scored.outputs.values[np.argsort(order)]
     target = replace(scored.outputs, values=answers[: dataset.audited])
@@ -191,6 +204,8 @@ def prepare(
         labels=labels,
         classes=classes,
         target=target,
+        form=form.of("labels" if form.kind == "labels" else target.kind),
+        runtime=runtime,
         beside=beside,
         defences=defences,
         declared=tagged,
@@ -277,12 +292,13 @@ def probed(request: CheckRequest, terms: Terms, ready: Prepared, work: Path, par
         ready.audit.labels[order],
         names,
         work,
-        kind=ready.target.kind,
+        form=ready.form,
         protect=ready.defences.document,
         classes=len(ready.classes),
         seed=seed,
         timeout=config_of(request).shadows.timeout,
         logs=store_path(request) / "logs",
+        runtime=ready.runtime,
     )
     back = np.argsort(order)
     for name, kind in sorted(told.failed.items()):
@@ -301,6 +317,7 @@ def _planned(request: CheckRequest, ready: Prepared) -> Prepared:
     population = dataset.role_mask(Role.POPULATION)
     count, seed, recipe = config.shadows.count, seed_of(request), config.shadows.recipe
     if recipe.load is not None:
+        assert isinstance(recipe.load, str)
         path = request.config_dir / recipe.load
         pool = members | nonmembers
         plan, outputs = finished(path, len(labels), len(ready.classes), pool, dataset.train_size)
@@ -328,7 +345,7 @@ def training(
 ) -> TrainingTask:
     """The candidate's recipe with the training defences of `defences`, checked and ready to run."""
     config, dataset = config_of(request), ready.dataset
-    kind: Literal["logits", "probabilities"] = ready.target.kind
+    seen = defences.reference or wants_seen(config.shadows.recipe)
     return training_task(
         config.shadows.recipe,
         folder=request.config_dir,
@@ -338,13 +355,15 @@ def training(
         labels=ready.labels,
         class_values=ready.classes,
         # Shadows are read the way the target was: one of them must not be taken for probabilities by accident.
-        kind=kind,
+        form=ready.form,
         defences=defences.in_training,
-        reference=dataset.role_mask(Role.SEEN) if defences.reference else None,
+        reference=dataset.role_mask(Role.SEEN) if seen else None,
         probes=tuple(name for name in probes if PROBES[name].shadows),
         protect=defences.document,
         asked=asked,
         trace=trace,
+        weights=dataset.weights,
+        runtime=ready.runtime,
     )
 
 

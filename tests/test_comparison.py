@@ -17,6 +17,8 @@ from privacy_gate.datamodel import Outputs, Role
 from privacy_gate.defences import configure
 from privacy_gate.errors import ModelOutputUnusable, NotEvaluable, RecipeFailed
 from privacy_gate.request import CheckRequest, Config
+from privacy_gate.sandbox.outputs import Form
+from privacy_gate.sandbox.runtime import HERE
 
 RNG = np.random.default_rng(0)
 AUDITED, ALL, CLASSES = 40, 60, ("cat", "dog", "elk")
@@ -42,7 +44,17 @@ class Records(SimpleNamespace):
 
 def prepared(**changes: Any) -> Any:
     dataset = Records(features=FEATURES, audited=AUDITED, members=20, train_size=20)
-    known = {"candidate": "c", "target": TARGET, "classes": CLASSES, "dataset": dataset, "stops": ()}
+    known = {
+        "candidate": "c",
+        "target": TARGET,
+        "form": Form(TARGET.kind),
+        "runtime": HERE,
+        "classes": CLASSES,
+        "dataset": dataset,
+        "stops": (),
+    }
+    if "target" in changes:
+        known["form"] = Form(changes["target"].kind)
     return SimpleNamespace(**{**known, "defences": configure({}), **changes})
 
 

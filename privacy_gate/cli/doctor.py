@@ -184,7 +184,7 @@ def _files(config: Config, folder: Path) -> list[Examined]:
         "data.seen": config.data.seen.path if config.data.seen else None,
         "shadows.recipe.model": recipe.model.rpartition(":")[0] if recipe.model else None,
         "shadows.recipe.python": recipe.python.rpartition(":")[0] if recipe.python else None,
-        "shadows.recipe.load": recipe.load,
+        "shadows.recipe.load": recipe.load if isinstance(recipe.load, str) else None,
     }
     findings = []
     for name, path in named.items():

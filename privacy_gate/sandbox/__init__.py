@@ -22,7 +22,8 @@ from privacy_gate.errors import ModelOutputUnusable, NotEvaluable, StorageFailed
 from privacy_gate.features import Features
 from privacy_gate.sandbox import outputs as raw
 from privacy_gate.sandbox.jobs import Job, array, dotted, job_in, keep_log, open_file, run
-from privacy_gate.sandbox.outputs import BATCH, QUERIES, SAME, Kind, checked
+from privacy_gate.sandbox.outputs import AUTO, BATCH, QUERIES, SAME, Form, Kind, checked
+from privacy_gate.sandbox.runtime import HERE, Runtime
 from privacy_gate.sandbox.stages import steps
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.signals import PROBES
@@ -83,10 +84,17 @@ class Staged:
     outputs: tuple[Outputs, ...]
 
 
-def describe(candidate: Candidate, workdir: Path, *, timeout: float = 600.0, logs: Path | None = None) -> Description:
+def describe(
+    candidate: Candidate,
+    workdir: Path,
+    *,
+    timeout: float = 600.0,
+    logs: Path | None = None,
+    runtime: Runtime = HERE,
+) -> Description:
     """Load the candidate in a process of its own and ask what it is; refuses regressors."""
     with job_in(workdir, logs) as job:
-        return _described(candidate, run(candidate, None, job, {}, timeout), job)
+        return _described(candidate, run(candidate, None, job, {}, timeout, runtime), job)
 
 
 def score(
@@ -94,12 +102,13 @@ def score(
     features: Features,
     workdir: Path,
     *,
-    kind: Kind = "auto",
+    form: Form = AUTO,
     timeout: float = 600.0,
     logs: Path | None = None,
+    runtime: Runtime = HERE,
 ) -> Scored:
     """Score `features` in a process of its own; `examine` without the description."""
-    return examine(candidate, features, workdir, kind=kind, timeout=timeout, logs=logs)[1]
+    return examine(candidate, features, workdir, form=form, timeout=timeout, logs=logs, runtime=runtime)[1]
 
 
 def examine(
@@ -107,9 +116,10 @@ def examine(
     features: Features,
     workdir: Path,
     *,
-    kind: Kind = "auto",
+    form: Form = AUTO,
     timeout: float = 600.0,
     logs: Path | None = None,
+    runtime: Runtime = HERE,
 ) -> tuple[Description, Scored]:
     """Describe and score the candidate in one process.
 
@@ -122,7 +132,7 @@ def examine(
     NotEvaluable (the same answer to everything), WorkerDied (no answer, or none in `timeout` seconds).
     """
     with job_in(workdir, logs) as job:
-        meta = run(candidate, features, job, {"kind": kind}, timeout)
+        meta = run(candidate, features, job, {"form": form.as_json()}, timeout, runtime)
         description = _described(candidate, meta, job)
         asked: Kind = "logits" if meta.get("kind") == "logits" else "probabilities"
         return description, _scored(job, asked, len(features), description)
@@ -158,12 +168,13 @@ def probe(
     names: Iterable[str],
     workdir: Path,
     *,
-    kind: Kind = "auto",
+    form: Form = AUTO,
     protect: Mapping[str, Mapping[str, Any]],
     classes: int,
     seed: int,
     timeout: float = 600.0,
     logs: Path | None = None,
+    runtime: Runtime = HERE,
 ) -> Probed:
     """Run the named probes on the candidate, in one process of its own.
 
@@ -182,7 +193,7 @@ def probe(
         return Probed({}, {}, {})
     with job_in(workdir, logs) as job:
         order = {
-            "kind": kind,
+            "form": form.as_json(),
             "probes": wanted,
             "labels": _hand_over(labels, job.folder / "labels.npy"),
             "protect": {name: dict(settings) for name, settings in protect.items()},
@@ -190,7 +201,7 @@ def probe(
             "seed": seed,
         }
         try:
-            meta = run(candidate, features, job, order, timeout)
+            meta = run(candidate, features, job, order, timeout, runtime)
         except WorkerDied as error:
             raise WorkerDied(f"{error.what}, at {_doing(job, wanted)}", error.hint) from error
         _described(candidate, meta, job)
@@ -204,22 +215,23 @@ def staged(
     features: Features,
     workdir: Path,
     *,
-    kind: Kind = "auto",
+    form: Form = AUTO,
     classes: int,
     timeout: float = 600.0,
     logs: Path | None = None,
+    runtime: Runtime = HERE,
 ) -> Staged:
     """Ask a boosted candidate, in a process of its own, what it answered after a part of its rounds.
 
     features  [n] records, in an order that tells nothing of who is a member
-    kind      of its answers, as `examine` found it; columns in the model's own order
+    form      of its answers, as `examine` found it; columns in the model's own order
     classes   K
     Raises NotEvaluable (it has no rounds), ModelOutputUnusable (a stage is no prediction), and what `examine` raises.
     """
     with job_in(workdir, logs) as job:
-        meta = run(candidate, features, job, {"kind": kind, "stages": True}, timeout)
+        meta = run(candidate, features, job, {"form": form.as_json(), "stages": True}, timeout, runtime)
         _described(candidate, meta, job)
-        return _staged(meta.get("rounds"), kind, len(features), classes, job)
+        return _staged(meta.get("rounds"), form.kind, len(features), classes, job)
 
 
 def _staged(told: Any, kind: Kind, rows: int, classes: int, job: Job) -> Staged:

@@ -137,18 +137,20 @@ def _score(model: Any, job: dict[str, Any], out: Path) -> str:
 
     from privacy_gate import features as tables
     from privacy_gate.sandbox import models
-    from privacy_gate.sandbox.outputs import BATCH, QUERIES, SAME, wobble
+    from privacy_gate.sandbox.outputs import BATCH, QUERIES, SAME, Form, wobble
 
     features = tables.load(Path(job["features"]))
     batch = tables.take(features, np.arange(min(BATCH, len(features))))
 
+    form, device = Form.from_json(job["form"]), job["device"]
+
     def ask(rows: Features, kind: Kind, name: str) -> Outputs:
-        outputs = models.query(model, rows, BATCH, kind)
+        outputs = models.query(model, rows, form.of(kind), BATCH, device=device)
         np.save(out / f"{name}.npy", outputs.values, allow_pickle=False)
         return outputs
 
     try:
-        first = ask(features, job["kind"], "outputs")
+        first = ask(features, form.kind, "outputs")
         again = ask(batch, first.kind, "outputs_again")
         if wobble(first, again, lambda: ask(batch, first.kind, "outputs_once_more")) > SAME:
             for i in range(1, QUERIES):
@@ -172,14 +174,16 @@ def _probe(model: Any, job: dict[str, Any], out: Path) -> list[dict[str, str]]:
 
     from privacy_gate import features as tables
     from privacy_gate.sandbox import asking, models
+    from privacy_gate.sandbox.outputs import Form
 
+    form, device = Form.from_json(job["form"]), job["device"]
     features, labels = tables.load(Path(job["features"])), np.load(job["labels"], allow_pickle=False)
     access = asking.Loaded(
         model,
         job["classes"],
-        lambda rows, kind: models.query(model, rows, kind=kind),
+        lambda rows, kind: models.query(model, rows, form.of(kind), device=device),
         asking.stand_between(job["protect"], job["seed"], released=True),
-        job["kind"],
+        form.kind,
     )
     told: list[dict[str, str]] = []
     (out / "doing").write_text("0")

@@ -10,7 +10,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from privacy_gate.errors import (
 )
 from privacy_gate.features import Features
 from privacy_gate.sandbox.environment import clean_environment
+from privacy_gate.sandbox.runtime import HERE, Runtime
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.storage import private_dir
 
@@ -92,7 +92,12 @@ def _environment(candidate: Candidate, scratch: Path) -> dict[str, str]:
 
 
 def run(
-    candidate: Candidate, features: Features | None, job: Job, order: Mapping[str, Any], timeout: float
+    candidate: Candidate,
+    features: Features | None,
+    job: Job,
+    order: Mapping[str, Any],
+    timeout: float,
+    runtime: Runtime = HERE,
 ) -> Mapping[str, Any]:
     """The child's meta.json; every way of not answering is an error.
 
@@ -105,12 +110,13 @@ def run(
         "features": None if features is None else str(_save(features, job.folder / "features").absolute()),
         "out": str(job.out.absolute()),
         "parent": os.getpid(),
+        "device": runtime.device,
     }
     path = job.folder / "job.json"
     path.write_text(json.dumps(order))
     descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as log:
-        code = _spawn(path, _environment(candidate, job.scratch), job, log, timeout)
+        code = _spawn(path, _environment(candidate, job.scratch), job, log, timeout, runtime)
     meta = _meta(job, code)
     if isinstance(error := meta.get("error"), dict):
         raise _reported(error, features, job)
@@ -128,14 +134,14 @@ def _save(features: Features, stem: Path) -> Path:
         ) from error
 
 
-def _spawn(path: Path, environment: dict[str, str], job: Job, log: IO[bytes], timeout: float) -> int:
+def _spawn(path: Path, environment: dict[str, str], job: Job, log: IO[bytes], timeout: float, runtime: Runtime) -> int:
     """The child's exit code. On Linux, all that it started is gone when this returns, sessions of their own included.
 
     The child watches over the model's process (see `child`). A model that stops or kills its watcher, which one user's
     processes may do to each other, can still leave a process behind; elsewhere, so can one that leaves its session.
     """
     child = subprocess.Popen(  # noqa: S603  # our own interpreter and module, a path of our own making
-        [sys.executable, "-I", "-m", "privacy_gate.sandbox.child", str(path.absolute())],
+        [*runtime.command("privacy_gate.sandbox.child"), str(path.absolute())],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,

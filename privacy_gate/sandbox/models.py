@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from privacy_gate.datamodel import Description, Outputs
 from privacy_gate.errors import ModelOutputUnusable, NotEvaluable, UnsupportedModel
 from privacy_gate.features import Features
-from privacy_gate.sandbox.outputs import Kind, checked
+from privacy_gate.sandbox.outputs import AUTO, BATCH, Form, checked
 
 NATIVE = {
     "pytorch": "mlflow.pytorch",
@@ -231,12 +231,15 @@ def _canonical(value: Any) -> Any:
 # --- query ----------------------------------------------------------------------------------------------------------
 
 
-def query(model: Any, features: Features, batch_size: int = 1024, kind: Kind = "auto") -> Outputs:
+def query(
+    model: Any, features: Features, form: Form = AUTO, batch_size: int = BATCH, *, device: str = "cpu"
+) -> Outputs:
     """[n, K] answers of any model: torch module, `predict_proba`, `decision_function`, `predict`, or a callable.
 
     Margins of models without probabilities count as logits: they say no less than a probability would.
+    device  where a torch module is asked
     """
-    n = len(features)
+    n, kind = len(features), form.kind
     if is_module(model):
         return checked(_forward(model, features, batch_size), kind, n)
     if hasattr(model, "predict_proba"):

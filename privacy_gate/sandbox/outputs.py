@@ -5,7 +5,8 @@ What a model answers when it is asked again is averaged; what probes found is ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,37 @@ from numpy.typing import NDArray
 from privacy_gate.datamodel import Floats, Outputs
 from privacy_gate.errors import ModelOutputUnusable
 
-Kind = Literal["auto", "logits", "probabilities"]
+Kind = Literal["auto", "logits", "probabilities", "labels"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a model's raw answers are to be read.
+
+    kind      what they are; "auto": the model's native interface and the numbers tell
+    classes   [K] label values in the order of the columns, to read labels with; None: 0..K-1
+    positive  index of the class that a one-column score is about
+    """
+
+    kind: Kind = "auto"
+    classes: tuple[Any, ...] | None = None
+    positive: Literal[0, 1] = 1
+
+    def of(self, kind: Kind) -> Form:
+        """The same, once it is known what the answers are."""
+        return replace(self, kind=kind)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a job; `from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Form:
+        """What `as_json` wrote."""
+        return cls(told["kind"], None if told["classes"] is None else tuple(told["classes"]), told["positive"])
+
+
+AUTO = Form()
 
 BATCH = 1024  # rows in a batch; the first one is asked twice
 SAME = 1e-6  # two answers to one batch that differ by more come from a model that throws dice

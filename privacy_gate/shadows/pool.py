@@ -15,7 +15,6 @@ import resource
 import signal
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -39,7 +38,6 @@ _TOKEN_LIMIT = 64  # bytes that a worker may say at once
 _META_LIMIT = 256 << 10
 _TRACE_LIMIT = 4 << 30  # bytes that a worker may leave of what one shadow answered while it was trained
 _TYPES: Mapping[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
-_COMMAND = (sys.executable, "-I", "-m", "privacy_gate.shadows.worker")
 _GROWN = 300 << 20  # bytes that a worker may grow by after its first shadow before another takes its place
 _REPORTABLE = ("RecipeFailed", "ModelOutputUnusable", "UnsupportedModel", "DataError", "ConfigError", "UsageError")
 
@@ -118,7 +116,12 @@ class Pool:
         scratch = self.folder / "scratch"
         try:
             process = subprocess.Popen(  # noqa: S603  # our own interpreter and module, paths of our own making
-                [*_COMMAND, str(self.folder.absolute()), str(os.getpid()), str(said)],
+                [
+                    *self.order.context.runtime.command("privacy_gate.shadows.worker"),
+                    str(self.folder.absolute()),
+                    str(os.getpid()),
+                    str(said),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=self.log,
                 stderr=self.log,

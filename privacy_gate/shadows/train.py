@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from privacy_gate.defences import configure
 from privacy_gate.errors import GateError, ModelOutputUnusable, NotEvaluable, RecipeFailed, StorageFailed, WorkerDied
 from privacy_gate.features import Features
 from privacy_gate.request import Recipe
+from privacy_gate.sandbox.outputs import AUTO, Form
+from privacy_gate.sandbox.runtime import HERE, Runtime
 from privacy_gate.shadows.pool import Answer, Pool, Worker
 from privacy_gate.shadows.recipes import CATALOG, Context, choose
 from privacy_gate.shadows.store import FORMAT, Extra, Store, Trained
@@ -48,13 +50,14 @@ class TrainingTask:
     identity      what the recipe's models depend on beside records and seed
     features      [U] rows
     labels        [U] class index
-    kind          of the candidate's answers: shadows are read the same way
+    form          of the candidate's answers: shadows are read the same way
     numeric_path  how numbers are computed here: CPU features, threads, precision of matrix products
     environment   settings for the workers
     probes        what is asked of finished shadows, sorted; those that shadows can be asked (`Probe.shadows`)
     protect       settings of the defences; those that answer row by row stand between shadow and probe
     asked         [U] records that probes are asked about; None: all
-    reference     [U] the records of the training defence; None: it has none
+    reference     [U] the seen records, where a training defence or the recipe uses them; None: no
+    weights       [U] sample weights; None: all records weigh the same
     trace         whether shadows are asked about all records after each epoch or stage of their training
     """
 
@@ -63,7 +66,7 @@ class TrainingTask:
     identity: Mapping[str, Any]
     features: Features
     labels: Ints
-    kind: Literal["auto", "logits", "probabilities"]
+    form: Form
     numeric_path: Mapping[str, Any]
     environment: Mapping[str, str]
     probes: tuple[str, ...] = ()
@@ -71,6 +74,7 @@ class TrainingTask:
     asked: Bools | None = None
     reference: Bools | None = None
     trace: bool = False
+    weights: Floats | None = None
 
     @property
     def probed(self) -> Bools:
@@ -140,13 +144,15 @@ def prepare(
     features: Features,
     labels: Ints,
     class_values: Sequence[Any],
-    kind: Literal["auto", "logits", "probabilities"] = "auto",
+    form: Form = AUTO,
     defences: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     reference: Bools | None = None,
     probes: Iterable[str] = (),
     protect: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     asked: Bools | None = None,
     trace: bool = False,
+    weights: Floats | None = None,
+    runtime: Runtime = HERE,
 ) -> TrainingTask:
     """Choose and check the recipe, without running any code of the model or the user.
 
@@ -164,6 +170,7 @@ def prepare(
         flavor=candidate.flavor if candidate else "none",
         class_values=tuple(class_values),
         defences={name: dict(given) for name, given in defences.items()},
+        runtime=runtime,
     )
     identity = recipe.identity(context, description)
     # A model that is classified as plain data must load as plain data, in a worker as in the sandbox.
@@ -171,13 +178,16 @@ def prepare(
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"} if plain else {})
     path = numeric_path(tuned=recipe.tuned)
     return TrainingTask(
-        recipe.id, context, identity, features, labels, kind, path, environment,
+        recipe.id, context, identity, features, labels, form, path, environment,
         probes=tuple(sorted({name for name in probes if PROBES[name].shadows})),
         protect={name: dict(given) for name, given in protect.items()},
         asked=asked,
-        # Records that no training defence uses are no part of what is trained.
-        reference=reference if reference is not None and defences and reference.any() else None,
+        # Records that neither a training defence nor the recipe uses are no part of what is trained.
+        reference=reference
+        if reference is not None and (defences or recipe.seen(settings)) and reference.any()
+        else None,
         trace=trace,
+        weights=weights,
     )  # fmt: skip
 
 
@@ -189,7 +199,7 @@ def keys(plan: ShadowPlan, task: TrainingTask) -> list[str]:
         "data": tables.digest(task.features),
         "labels": _digest(np.ascontiguousarray(task.labels, dtype=np.int64)),
         "classes": [[type(value).__name__, str(value)] for value in task.context.class_values],
-        "kind": task.kind,
+        "kind": task.form.kind,
         "versions": _versions(CATALOG[task.recipe].imports),
         "numeric_path": dict(task.numeric_path),
     }
@@ -197,6 +207,12 @@ def keys(plan: ShadowPlan, task: TrainingTask) -> list[str]:
         shared["defences"] = [[name, dict(settings)] for name, settings in task.context.defences.items()]
     if task.reference is not None:
         shared["reference"] = _digest(np.packbits(task.reference))
+    if task.weights is not None:
+        shared["weights"] = _digest(task.weights)
+    if task.form.positive != 1:
+        shared["positive"] = task.form.positive
+    if task.context.runtime.device != "cpu":
+        shared["device"] = task.context.runtime.device
     return [
         sha256_of_json({**shared, "member": _digest(np.packbits(mask)), "seed": int(seed)})
         for mask, seed in zip(plan.member, plan.seeds, strict=True)
@@ -462,12 +478,14 @@ def _hand_over(plan: ShadowPlan, task: TrainingTask, folder: Path) -> Order:
         np.save(
             folder / "reference.npy", np.zeros(len(task.labels), bool) if task.reference is None else task.reference
         )
+        if task.weights is not None:
+            np.save(folder / "weights.npy", task.weights)
     except OSError as error:
         raise StorageFailed(
             f"{folder}: {error.strerror or error}", "free some space, or choose another store"
         ) from error
     return Order(
-        task.recipe, task.context, task.kind, path.absolute(), task.numeric_path, task.probes, task.protect, task.trace
+        task.recipe, task.context, task.form, path.absolute(), task.numeric_path, task.probes, task.protect, task.trace
     )
 
 

@@ -31,7 +31,7 @@ from privacy_gate.datamodel import Bools, Floats, Ints, Outputs
 from privacy_gate.errors import GateError, ModelOutputUnusable, RecipeFailed, StorageFailed
 from privacy_gate.sandbox import asking, models
 from privacy_gate.sandbox.asking import Nothing, dice_kept, modes_kept, seed_globals
-from privacy_gate.sandbox.outputs import BATCH, Kind
+from privacy_gate.sandbox.outputs import BATCH, Form, Kind
 from privacy_gate.shadows.recipes import CATALOG, Context, label_values
 from privacy_gate.shadows.source import failed
 
@@ -46,15 +46,15 @@ class Order:
     """The part of a training task that all shadows share.
 
     recipe        id in the catalog
-    kind          what the candidate's answers are
-    features      file written by `features.save`; beside it lie member.npy [S, U] and, all [U], labels.npy, asked.npy
-                  and reference.npy
+    form          what the candidate's answers are
+    features      file written by `features.save`; beside it lie member.npy [S, U] and, all [U], labels.npy, asked.npy,
+                  reference.npy and, where training weighs its records, weights.npy
     numeric_path, probes, protect, trace  as in `TrainingTask`
     """
 
     recipe: str
     context: Context
-    kind: Literal["auto", "logits", "probabilities"]
+    form: Form
     features: Path
     numeric_path: Mapping[str, Any]
     probes: tuple[str, ...] = ()
@@ -181,12 +181,16 @@ def run(order: Order, shadow: int, seed: int) -> Told:
     member: Bools = np.load(order.features.with_name("member.npy"), mmap_mode="r")[shadow]
     watch = Watch(order, features)
     context = replace(
-        order.context, reference=_reference(order, features, labels), watch=watch if order.trace else None
+        order.context,
+        reference=_reference(order, features, labels),
+        records=features,
+        weights=_weights(order, np.asarray(member)),
+        watch=watch if order.trace else None,
     )
     model = _fitted(order, context, _rows(features, np.asarray(member)), labels[member], seed)
     ask = _ask(order, model)
     first = np.arange(min(BATCH, len(labels)))
-    outputs = asking.settled(ask, features, order.kind, tables.take(features, first))
+    outputs = asking.settled(ask, features, order.form.kind, tables.take(features, first))
     watch.end(outputs)
     return Told(outputs, tuple(_probes(order, model, ask, features, labels, seed)), watch)
 
@@ -201,6 +205,12 @@ def _reference(order: Order, features: tables.Features, labels: Ints) -> tuple[t
     """The records of the training defence, labels as the recipe takes them; None where it has none."""
     rows: Bools = np.load(order.features.with_name("reference.npy"))
     return (_rows(features, rows), _labels(order, labels[rows])) if rows.any() else None
+
+
+def _weights(order: Order, rows: Bools) -> Floats | None:
+    """[n] of the shadow's records; None where training weighs them alike."""
+    path = order.features.with_name("weights.npy")
+    return np.asarray(np.load(path)[rows], dtype=np.float64) if path.is_file() else None
 
 
 def _labels(order: Order, labels: Ints) -> NDArray[Any]:
@@ -224,7 +234,7 @@ def _ask(order: Order, model: Any) -> Callable[[tables.Features, Kind], Outputs]
 
     def ask(features: tables.Features, kind: Kind) -> Outputs:
         try:
-            outputs = models.query(model, features, kind=kind)
+            outputs = models.query(model, features, order.form.of(kind), device=order.context.runtime.device)
         except GateError:
             raise
         except (Exception, SystemExit) as error:
@@ -250,7 +260,7 @@ def _probes(
     columns = list(range(len(order.context.class_values)))
     aligned = classes is None or _indices(np.asarray(classes).tolist(), order.context.class_values) == columns
     path = asking.stand_between(order.protect, seed, released=False)
-    access = asking.Loaded(model, len(columns), ask, path, order.kind, aligned)
+    access = asking.Loaded(model, len(columns), ask, path, order.form.kind, aligned)
     yield from asking.ask(access, order.probes, _rows(features, rows), labels[rows], seed)
 
 
@@ -265,7 +275,7 @@ class Watch:
     def __init__(self, order: Order, features: tables.Features) -> None:
         self.steps: list[int] = []
         self.answers: list[NDArray[np.float32]] = []
-        self.kind: Kind = order.kind
+        self.kind: Kind = order.form.kind
         self._order, self._features = order, features
 
     def __call__(self, model: Any, step: int) -> None:

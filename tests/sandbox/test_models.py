@@ -48,7 +48,7 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 @pytest.mark.parametrize("batch_size", [1, 7, 59, 60, 1024])
 def test_batches_do_not_change_answers(batch_size):
     module = net()
-    outputs = models.query(module, X, batch_size)
+    outputs = models.query(module, X, batch_size=batch_size)
     assert outputs.kind == "logits"
     np.testing.assert_allclose(outputs.values, forward(module.eval(), X), **CLOSE)
 
@@ -71,7 +71,9 @@ def test_a_graph_exported_for_a_fixed_batch_is_fed_that_batch(frozen, n):
 def test_a_dynamic_graph_takes_a_last_batch_of_one(n, batch_size):
     module = net().eval()
     graph = exported(module, 3)
-    np.testing.assert_allclose(models.query(graph, X[:n], batch_size).values, forward(module, X[:n]), **CLOSE)
+    np.testing.assert_allclose(
+        models.query(graph, X[:n], batch_size=batch_size).values, forward(module, X[:n]), **CLOSE
+    )
 
 
 def test_a_graph_exported_in_training_mode_throws_dice():

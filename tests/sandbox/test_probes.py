@@ -16,6 +16,7 @@ from privacy_gate.defences import FittedDefence, RandomDefence
 from privacy_gate.errors import ModelOutputUnusable, NotEvaluable, UsageError, WorkerDied
 from privacy_gate.sandbox import asking, models
 from privacy_gate.sandbox.jobs import Job
+from privacy_gate.sandbox.outputs import Form
 from privacy_gate.signals import PROBES, Probe
 from tests.sandbox import strange_models
 
@@ -160,7 +161,7 @@ def test_names_of_errors_are_names(job):
 
 def loaded(model, kind="auto", classes=2, **settings):
     def answer(rows, kind):
-        return models.query(model, rows, kind=kind)
+        return models.query(model, rows, Form(kind))
 
     return asking.Loaded(model, classes, answer, lambda outputs: outputs, kind, **settings)
 

@@ -21,6 +21,7 @@ from privacy_gate import sandbox
 from privacy_gate.datamodel import Candidate
 from privacy_gate.errors import ModelOutputUnusable, NotEvaluable
 from privacy_gate.sandbox.jobs import Job
+from privacy_gate.sandbox.outputs import Form
 from privacy_gate.sandbox.stages import stages_of, steps
 
 RNG = np.random.default_rng(0)
@@ -83,7 +84,7 @@ def test_a_candidate_is_asked_in_a_process_of_its_own(tmp_path):
     model = GradientBoostingClassifier(n_estimators=4, random_state=0).fit(X, Y)
     mlflow.sklearn.save_model(model, tmp_path / "model", pip_requirements=[], serialization_format="cloudpickle")
     candidate = Candidate("m", "m", tmp_path / "model", "0" * 64, "sklearn", executes_code=True)
-    told = sandbox.staged(candidate, X, tmp_path / "work", kind="probabilities", classes=3)
+    told = sandbox.staged(candidate, X, tmp_path / "work", form=Form("probabilities"), classes=3)
     assert (told.total, told.steps) == (4, (1, 2, 3, 4))
     for outputs, expected in zip(told.outputs, model.staged_predict_proba(X), strict=True):
         np.testing.assert_array_equal(outputs.values, expected)

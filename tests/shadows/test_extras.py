@@ -14,6 +14,7 @@ from privacy_gate.datamodel import Candidate, Outputs
 from privacy_gate.errors import ModelOutputUnusable, NotEvaluable, RecipeFailed
 from privacy_gate.request import Recipe
 from privacy_gate.sandbox import models
+from privacy_gate.sandbox.outputs import AUTO, Form
 from privacy_gate.shadows import worker
 from privacy_gate.shadows.pool import Pool
 from privacy_gate.shadows.recipes import CATALOG, RecipeKind
@@ -245,7 +246,7 @@ def test_the_trace_of_a_boosted_clone_is_its_stages(world):
         features=world.features,
         labels=world.labels,
         class_values=(2, 0, 1),
-        kind="probabilities",
+        form=Form("probabilities"),
         trace=True,
     )
     task = replace(task, labels=np.argsort([2, 0, 1])[world.labels])
@@ -303,7 +304,7 @@ def order_of(world, monkeypatch, body, *, trace, reference=None, labels="indices
     np.save(folder / "asked.npy", np.ones(U, bool))
     np.save(folder / "reference.npy", np.zeros(U, bool) if reference is None else reference)
     context = replace(world.task().context, class_values=("x", "y", "z"))
-    return worker.Order("test", context, "probabilities", folder / "features.npy", {}, trace=trace)
+    return worker.Order("test", context, Form("probabilities"), folder / "features.npy", {}, trace=trace)
 
 
 def test_looking_does_not_change_what_is_looked_at(world, monkeypatch):
@@ -326,7 +327,7 @@ def test_parts_in_training_mode_stay_in_it(world):
     torch = pytest.importorskip("torch")
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 3)).train()
     net[0].eval()  # a frozen layer
-    watch = worker.Watch(worker.Order("model", world.task().context, "logits", Path(), {}), world.features)
+    watch = worker.Watch(worker.Order("model", world.task().context, Form("logits"), Path(), {}), world.features)
     state = torch.get_rng_state()
     watch(net, 1)
     assert [part.training for part in net.modules()] == [True, False, True, True]
@@ -350,7 +351,7 @@ def test_a_trace_of_another_kind_than_the_answers(world, monkeypatch):
         context.watch(lambda x: np.tile([0.2, 0.3, 0.5], (len(x), 1)), 1)
         return lambda x: np.tile([2.0, 3.0, -5.0], (len(x), 1))
 
-    order = replace(order_of(world, monkeypatch, body, trace=True), kind="auto")
+    order = replace(order_of(world, monkeypatch, body, trace=True), form=AUTO)
     with pytest.raises(ModelOutputUnusable, match="probabilities while it is trained, and with logits"):
         worker.run(order, 0, 7)
 
@@ -382,9 +383,7 @@ GOOD = {"dtype": "float64", "order": "C", "kind": "probabilities"}
 @pytest.fixture
 def pool(world, tmp_path):
     """The gate's side of a worker that left whatever a test writes."""
-    order = worker.Order(
-        "python", world.task().context, "auto", Path(), {}, ("test_confidence", "test_draws"), {}, True
-    )
+    order = worker.Order("python", world.task().context, AUTO, Path(), {}, ("test_confidence", "test_draws"), {}, True)
     (tmp_path / "work").mkdir()
     (tmp_path / "log").touch()
     made = Pool.of(order, tmp_path / "work", tmp_path / "log", (4, 3, 2), {})

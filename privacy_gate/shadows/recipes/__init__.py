@@ -23,6 +23,7 @@ from privacy_gate.defences import TrainingDefence, configure
 from privacy_gate.errors import UsageError
 from privacy_gate.features import Features
 from privacy_gate.request import Recipe
+from privacy_gate.sandbox.runtime import HERE, Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,10 @@ class Context:
     flavor        of the candidate, as in `Candidate.flavor`
     class_values  [K] the label values behind the class indices, in the order of the candidate's columns
     defences      settings of the configured training defences by name, in order, as in the config
-    reference     the defence's own records, labels as `train` gets them; the worker fills it, None: there are none
+    reference     the seen records, labels as `train` gets them, where a defence or the recipe uses them; None: no
+    records       [U] all records that the shadow will be asked about
+    weights       [n] sample weights of the records that it trains on; None: they weigh the same
+    runtime       interpreter and device; the recipe runs in that interpreter already
     watch         called as watch(model, step) after each epoch or stage, step from 1: an instrumented training
     """
 
@@ -46,6 +50,9 @@ class Context:
     class_values: tuple[Any, ...]
     defences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reference: tuple[Features, NDArray[Any]] | None = None
+    records: Features | None = None
+    weights: NDArray[np.float64] | None = None
+    runtime: Runtime = HERE
     watch: Callable[[Any, int], None] | None = None
 
 
@@ -61,6 +68,7 @@ class RecipeKind:
     labels    what `train` gets: the label values as in the data, or class indices 0..K-1
     imports   packages whose versions the shadows depend on, and which a worker imports before its first shadow
     tuned     whether the gate owns the training loop, and so may choose its numeric path
+    seen      whether it uses the seen records (`Context.reference`) with these settings
     identity  JSON-like description of all that the shadows depend on; raises ConfigError or UsageError
     train     a fitted model that `sandbox.models.query` accepts; raises RecipeFailed
     """
@@ -71,6 +79,7 @@ class RecipeKind:
     tuned: bool
     identity: Identity
     train: Train
+    seen: Callable[[Recipe], bool] = lambda settings: False
 
     @property
     def summary(self) -> str:
@@ -88,11 +97,12 @@ def recipe(
     imports: tuple[str, ...],
     identity: Identity,
     tuned: bool = False,
+    seen: Callable[[Recipe], bool] = lambda settings: False,
 ) -> Callable[[Train], Train]:
     """Enter a training function into the catalog."""
 
     def register(train: Train) -> Train:
-        CATALOG.add(id, RecipeKind(id, labels, imports, tuned, identity, train))
+        CATALOG.add(id, RecipeKind(id, labels, imports, tuned, identity, train, seen))
         return train
 
     return register
@@ -107,6 +117,11 @@ def choose(settings: Recipe) -> RecipeKind:
         )
     asked = [name for name in CATALOG.names() if getattr(settings, name, None)]
     return CATALOG[asked[0] if asked else "clone"]
+
+
+def wants_seen(settings: Recipe) -> bool:
+    """Whether the recipe that a config asks for uses the seen records."""
+    return not settings.load and choose(settings).seen(settings)
 
 
 def label_values(labels: NDArray[np.int64], class_values: tuple[Any, ...]) -> NDArray[Any]:
