@@ -22,6 +22,7 @@ from privacy_gate.registry.in_memory import InMemoryRegistry
 from privacy_gate.reports import document
 from privacy_gate.reports.compare import Stored
 from privacy_gate.request import DataManifest
+from privacy_gate.sandbox.outputs import Form
 from privacy_gate.sandbox import Scored
 from tests.mlflow_server import embedded_registry, tracking
 from tests.reports.samples import SAMPLES
@@ -316,11 +317,11 @@ def in_process(request, monkeypatch):
     if "sandboxed" in request.fixturenames:
         return
 
-    def examine(candidate, features, workdir, *, kind, logs=None):
+    def examine(candidate, features, workdir, *, form, logs=None):
         import mlflow.sklearn
 
         model = mlflow.sklearn.load_model(str(candidate.snapshot))
-        outputs = Outputs(model.predict_proba(np.asarray(features)), kind)
+        outputs = Outputs(model.predict_proba(np.asarray(features)), form.kind)
         return Description("sklearn", "classifier", tuple(model.classes_), None), Scored(outputs, True, 0.0, workdir)
 
     monkeypatch.setattr(baseline, "examine", examine)
@@ -346,7 +347,7 @@ def subject(world: World, version: int = 2, people: bool = False) -> Subject:
     dataset, text = loaded(world.folder / f"audit{version}", MEMBERS[version], NONMEMBERS[version], persons)
     labels = manifest.encode(dataset.raw_labels, (0, 1))
     target = Outputs(world.models[version].predict_proba(dataset.features), "probabilities")
-    return Subject(candidate, dataset, text, manifest.audit(dataset, labels, (0, 1)), target, (0, 1))
+    return Subject(candidate, dataset, text, manifest.audit(dataset, labels, (0, 1)), target, (0, 1), Form(target.kind))
 
 
 def compared(world: World, found: Anchor, of: Subject | None = None, **changes):

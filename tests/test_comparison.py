@@ -130,7 +130,7 @@ def test_rounds_come_back_in_the_order_of_the_records(
     for step, stage in enumerate(stages, start=1):
         np.testing.assert_array_equal(stage.outputs.values, answers(FEATURES[:AUDITED], step))
     ((candidate, features, options),) = asked
-    assert (candidate, options["kind"], options["classes"]) == ("c", "probabilities", 3)
+    assert (candidate, options["form"].kind, options["classes"]) == ("c", "probabilities", 3)
     # The model is asked about the audited records only, and not about the members first.
     assert sorted(map(tuple, features)) == sorted(map(tuple, FEATURES[:AUDITED]))
     assert not (features == FEATURES[:AUDITED]).all()
@@ -155,7 +155,7 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch, **answered: Any) -> Any:
     """Models by name: (their classes, features -> what they say, or the error that they raise)."""
 
     def examine(model: str, features: Any, work: Path, **options: Any) -> Any:
-        assert options["kind"] == TARGET.kind
+        assert options["form"].kind == TARGET.kind
         classes, says = answered[model]
         if isinstance(says, Exception):
             raise says
@@ -212,7 +212,7 @@ def test_probabilities_are_not_taken_for_logits(
     logits = Outputs(FEATURES[:AUDITED, :3], "logits")
 
     def examine(model: str, features: Any, work: Path, **options: Any) -> Any:
-        return SimpleNamespace(classes=None), SimpleNamespace(outputs=Outputs(answers(features, 1), options["kind"]))
+        return SimpleNamespace(classes=None), SimpleNamespace(outputs=Outputs(answers(features, 1), options["form"].kind))
 
     monkeypatch.setattr(comparison, "examine", examine)
     ready = prepared(target=logits, stops=(("models:/m/1", "m"),))
