@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Bools, Floats, Ints
 from privacy_gate.errors import NotEvaluable
-from privacy_gate.features import Features, take
+from privacy_gate.features import AnyFeatures, Features, Stored, in_memory, take
 from privacy_gate.thresholds import person_folds
 from privacy_gate.validity import Inputs
 
@@ -42,13 +42,14 @@ ENCODED = 512  # columns that the coordinates are the main components of
 BASIS_ROWS = 20_000  # records that the components are computed from
 _CLIPPED, _MISSING = 10.0, -20.0  # in robust standard deviations: rounding in float32 stays below the radius
 _CHUNK = 512
+_CELLS = 1 << 23  # rows times columns that are looked at at once
 
 _STREAM = 31  # keeps these draws apart from every other use of the run's seed
 _COORDINATES_STREAM = 67
 _FOLD_SEED = 1_000_003  # the halves of this test are not those of the attacks
 
 
-def look(features: Features, labels: Ints, member: Bools, persons: Ints, seed: int) -> Inputs:
+def look(features: AnyFeatures, labels: Ints, member: Bools, persons: Ints, seed: int) -> Inputs:
     """Scores of a blind classifier on held-out persons, and near copies across the sets.
 
     `features` has R or more rows (array of any shape, memory map, or frame), of which the first R are the audited ones;
@@ -66,7 +67,7 @@ def look(features: Features, labels: Ints, member: Bools, persons: Ints, seed: i
     return Inputs(scores, side[held], people[held], near, expected, compared, note)
 
 
-def coordinates(features: Features, count: int) -> Floats:
+def coordinates(features: AnyFeatures, count: int) -> Floats:
     """[count, d] the first `count` records as d <= 32 columns of mean 0 and variance 1, cut off at 10 deviations.
 
     Numbers as they are and how many of them are missing, categories one-hot, texts by their words; the main components
@@ -74,7 +75,7 @@ def coordinates(features: Features, count: int) -> Floats:
     """
     rng = np.random.default_rng([_COORDINATES_STREAM])
     nothing = np.zeros(count, dtype=np.int64)
-    columns = _encoded(_table(features[:count], nothing, rng, ENCODED))
+    columns = _encoded(_table(take(features, np.arange(count)), nothing, rng, ENCODED))
     columns = columns[:, columns.any(axis=0)]
     if columns.shape[1] > COORDINATES:
         columns = _components(columns, rng)
@@ -137,13 +138,12 @@ class _Table:
     exact: Ints
 
 
-def _table(features: Features, labels: Ints, rng: np.random.Generator, most: int = MOST_COLUMNS) -> _Table:
+def _table(features: AnyFeatures, labels: Ints, rng: np.random.Generator, most: int = MOST_COLUMNS) -> _Table:
     count = len(labels)
-    if isinstance(features, np.ndarray) and features.dtype.kind in "fiub":
+    if isinstance(features, np.ndarray | Stored) and features.dtype.kind in "fiub":
         empty = np.empty((count, 0), dtype=np.float32)
-        wide = features.reshape(count, -1)
-        return _Table(_thinned(wide, rng, most), _codes([labels], count), empty, np.zeros(count, int))
-    frame = _frame(features, count)
+        return _Table(_thinned(features, rng, most), _codes([labels], count), empty, np.zeros(count, int))
+    frame = _frame(in_memory(features), count)
     numbers, categories, texts = [], [labels], []
     exact = np.zeros(count, dtype=np.int64)
     for name in range(frame.shape[1]):
@@ -185,19 +185,23 @@ def _numeric(column: pd.Series[Any]) -> Floats | None:
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def _thinned(values: NDArray[Any], rng: np.random.Generator, most: int = MOST_COLUMNS) -> NDArray[np.float32]:
+def _thinned(
+    values: NDArray[Any] | Stored, rng: np.random.Generator, most: int = MOST_COLUMNS
+) -> NDArray[np.float32]:
     """[n, p] with p at most `most`: means of runs of neighbours, and single columns drawn at random."""
-    width = values.shape[1]
+    width = int(np.prod(values.shape[1:], dtype=np.int64))
     out = np.empty((len(values), min(width, most)), dtype=np.float32)
     starts = np.linspace(0, width, most // 2, endpoint=False, dtype=np.int64)
     lengths = np.diff(starts, append=width)
     single = np.sort(rng.choice(width, most // 2, replace=False)) if width > most else None
     largest = float(np.finfo(np.float32).max) / 4
-    for begin in range(0, len(values), _CHUNK):
-        part = np.clip(values[begin : begin + _CHUNK].astype(np.float64), -largest, largest)  # NaN stays
+    step = max(1, min(_CHUNK, _CELLS // max(width, 1)))
+    for begin in range(0, len(values), step):
+        rows = np.asarray(values[begin : begin + step])
+        part = np.clip(rows.reshape(len(rows), width).astype(np.float64), -largest, largest)  # NaN stays
         if single is not None:
             part = np.concatenate([np.add.reduceat(part, starts, axis=1) / lengths, part[:, single]], axis=1)
-        out[begin : begin + _CHUNK] = part
+        out[begin : begin + step] = part
     return out
 
 

@@ -65,7 +65,7 @@ def register(name: str, model: Pipeline) -> None:
 
 
 def config(name: str, features: list[str], shadows: int, leaves: Sequence[int] = ()) -> dict[str, object]:
-    compared = {"compare": [{"tree_limits": {"min_samples_leaf": n}} for n in leaves], "attacks": REQUIRED}
+    compared = {"compare": [{"tree_limits": {"min_samples_leaf": n}} for n in leaves]}
     return {
         "apiVersion": "privacy-gate/v1",
         "model": f"models:/{name}@candidate",
@@ -77,6 +77,7 @@ def config(name: str, features: list[str], shadows: int, leaves: Sequence[int] =
             "features": features,
         },
         "shadows": {"count": shadows, "recipe": {"clone": True}},
+        "attacks": REQUIRED,
         **(compared if leaves else {}),
     }
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from privacy_gate.datamodel import Candidate, Description, Floats, Ints, Outputs
 from privacy_gate.errors import ModelOutputUnusable, NotEvaluable, StorageFailed, UnsupportedModel, WorkerDied
-from privacy_gate.features import Features
+from privacy_gate.features import AnyFeatures, batch_rows
 from privacy_gate.sandbox import outputs as raw
 from privacy_gate.sandbox.jobs import Job, array, dotted, job_in, keep_log, open_file, run
 from privacy_gate.sandbox.outputs import AUTO, BATCH, QUERIES, SAME, Form, Kind, checked
@@ -99,7 +99,7 @@ def describe(
 
 def score(
     candidate: Candidate,
-    features: Features,
+    features: AnyFeatures,
     workdir: Path,
     *,
     form: Form = AUTO,
@@ -113,7 +113,7 @@ def score(
 
 def examine(
     candidate: Candidate,
-    features: Features,
+    features: AnyFeatures,
     workdir: Path,
     *,
     form: Form = AUTO,
@@ -135,17 +135,20 @@ def examine(
         meta = run(candidate, features, job, {"form": form.as_json()}, timeout, runtime)
         description = _described(candidate, meta, job)
         asked: Kind = "logits" if meta.get("kind") == "logits" else "probabilities"
-        return description, _scored(job, asked, len(features), description)
+        return description, _scored(job, asked, len(features), batch_rows(features, BATCH), description)
 
 
-def _scored(job: Job, kind: Kind, rows: int, description: Description) -> Scored:
-    """The child's answers, as many as their differences call for: its word is not taken for that."""
+def _scored(job: Job, kind: Kind, rows: int, batch: int, description: Description) -> Scored:
+    """The child's answers, as many as their differences call for: its word is not taken for that.
+
+    rows, batch  how many records were asked about, and how many of the first ones again
+    """
     first = checked(array(job.out / "outputs.npy", job), kind, rows)
-    again = checked(array(job.out / "outputs_again.npy", job), kind, min(BATCH, rows))
+    again = checked(array(job.out / "outputs_again.npy", job), kind, min(batch, rows))
     _evaluable(first, description)
 
     def once_more() -> Outputs:
-        return checked(array(job.out / "outputs_once_more.npy", job), kind, min(BATCH, rows))
+        return checked(array(job.out / "outputs_once_more.npy", job), kind, min(batch, rows))
 
     difference = raw.wobble(first, again, once_more)
     if difference <= SAME:
@@ -163,7 +166,7 @@ def _scored(job: Job, kind: Kind, rows: int, description: Description) -> Scored
 
 def probe(
     candidate: Candidate,
-    features: Features,
+    features: AnyFeatures,
     labels: Ints,
     names: Iterable[str],
     workdir: Path,
@@ -212,7 +215,7 @@ def probe(
 
 def staged(
     candidate: Candidate,
-    features: Features,
+    features: AnyFeatures,
     workdir: Path,
     *,
     form: Form = AUTO,

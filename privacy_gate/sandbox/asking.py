@@ -15,13 +15,13 @@ import numpy as np
 from privacy_gate.datamodel import Bools, Floats, Ints, Outputs
 from privacy_gate.defences import Defences, FittedDefence, Protect, configure
 from privacy_gate.errors import ModelOutputUnusable, NotEvaluable
-from privacy_gate.features import Features
+from privacy_gate.features import AnyFeatures, Features
 from privacy_gate.sandbox import models
 from privacy_gate.sandbox.outputs import QUERIES, SAME, Kind, averaged, probed, wobble
 from privacy_gate.sandbox.untrusted import where
 from privacy_gate.signals import PROBES
 
-Answer = Callable[[Features, Kind], Outputs]
+Answer = Callable[[AnyFeatures, Kind], Outputs]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,7 +92,7 @@ def _nothing_to_fit() -> tuple[Outputs, Bools]:
     raise NotEvaluable("a defence that is fitted to each model has no place before a probe")
 
 
-def settled(ask: Answer, features: Features, kind: Kind, batch: Features) -> Outputs:
+def settled(ask: Answer, features: AnyFeatures, kind: Kind, batch: AnyFeatures) -> Outputs:
     """What the model answers; the mean of 16 answers where it throws dice. A model that repeats itself is asked once.
 
     batch  the first rows of `features`, which are asked twice

@@ -30,7 +30,7 @@ from privacy_gate.errors import (
     UnsupportedModel,
     WorkerDied,
 )
-from privacy_gate.features import Features
+from privacy_gate.features import AnyFeatures, Stored
 from privacy_gate.sandbox.environment import clean_environment
 from privacy_gate.sandbox.runtime import HERE, Runtime
 from privacy_gate.sandbox.untrusted import clean
@@ -84,8 +84,8 @@ def keep_log(log: Path, logs: Path) -> Path:
         ) from error
 
 
-def _environment(candidate: Candidate, scratch: Path) -> dict[str, str]:
-    kept = clean_environment(os.environ, scratch)
+def _environment(candidate: Candidate, scratch: Path, runtime: Runtime) -> dict[str, str]:
+    kept = clean_environment(os.environ, scratch, runtime)
     # A model that is classified as plain data must load as plain data, whatever its files say.
     kept["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true" if candidate.executes_code else "false"
     return kept
@@ -93,7 +93,7 @@ def _environment(candidate: Candidate, scratch: Path) -> dict[str, str]:
 
 def run(
     candidate: Candidate,
-    features: Features | None,
+    features: AnyFeatures | None,
     job: Job,
     order: Mapping[str, Any],
     timeout: float,
@@ -116,14 +116,14 @@ def run(
     path.write_text(json.dumps(order))
     descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as log:
-        code = _spawn(path, _environment(candidate, job.scratch), job, log, timeout, runtime)
+        code = _spawn(path, _environment(candidate, job.scratch, runtime), job, log, timeout, runtime)
     meta = _meta(job, code)
     if isinstance(error := meta.get("error"), dict):
         raise _reported(error, features, job)
     return meta
 
 
-def _save(features: Features, stem: Path) -> Path:
+def _save(features: AnyFeatures, stem: Path) -> Path:
     try:
         return tables.save(features, stem)
     except OSError as error:
@@ -140,7 +140,7 @@ def _spawn(path: Path, environment: dict[str, str], job: Job, log: IO[bytes], ti
     The child watches over the model's process (see `child`). A model that stops or kills its watcher, which one user's
     processes may do to each other, can still leave a process behind; elsewhere, so can one that leaves its session.
     """
-    child = subprocess.Popen(  # noqa: S603  # our own interpreter and module, a path of our own making
+    child = subprocess.Popen(  # noqa: S603  # a chosen interpreter, our own module, a path of our own making
         [*runtime.command("privacy_gate.sandbox.child"), str(path.absolute())],
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -218,7 +218,7 @@ _REPORTABLE: Mapping[str, type[GateError]] = {
 }
 
 
-def _reported(error: Mapping[str, Any], features: Features | None, job: Job) -> GateError:
+def _reported(error: Mapping[str, Any], features: AnyFeatures | None, job: Job) -> GateError:
     """The error that the child told of: the gate's own words, or the kind and place of what the model raised."""
     kind = _REPORTABLE.get(str(error.get("class"))) if error.get("gate") is True else None
     if kind is None:
@@ -236,10 +236,10 @@ def dotted(told: Any) -> str:
     )
 
 
-def _given(features: Features | None) -> str:
+def _given(features: AnyFeatures | None) -> str:
     """What the gate itself knows of the columns, without a value of them."""
     if features is None or features.ndim != 2:
         return ""
-    dtypes = [features.dtype] * features.shape[1] if isinstance(features, np.ndarray) else list(features.dtypes)
+    dtypes = [features.dtype] * features.shape[1] if isinstance(features, np.ndarray | Stored) else list(features.dtypes)
     numbers = sum(getattr(dtype, "kind", "O") in "biuf" for dtype in dtypes)
     return f"; it was given {len(dtypes)} feature columns, {len(dtypes) - numbers} of them no numbers"

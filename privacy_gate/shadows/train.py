@@ -12,7 +12,7 @@ import selectors
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -24,13 +24,23 @@ from numpy.typing import NDArray
 from privacy_gate import features as tables
 from privacy_gate.datamodel import Bools, Candidate, Description, Floats, Ints, Outputs, ShadowPlan
 from privacy_gate.defences import configure
-from privacy_gate.errors import GateError, ModelOutputUnusable, NotEvaluable, RecipeFailed, StorageFailed, WorkerDied
-from privacy_gate.features import Features
+from privacy_gate.errors import (
+    ConfigError,
+    GateError,
+    ModelOutputUnusable,
+    NotEvaluable,
+    RecipeFailed,
+    StorageFailed,
+    WorkerDied,
+)
+from privacy_gate.features import AnyFeatures
 from privacy_gate.request import Recipe
 from privacy_gate.sandbox.outputs import AUTO, Form
 from privacy_gate.sandbox.runtime import HERE, Runtime
 from privacy_gate.shadows.pool import Answer, Pool, Worker
+from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.shadows.recipes import CATALOG, Context, choose
+from privacy_gate.shadows.recipes.command import named
 from privacy_gate.shadows.store import FORMAT, Extra, Store, Trained
 from privacy_gate.shadows.worker import Order
 from privacy_gate.signals import PROBES
@@ -58,23 +68,25 @@ class TrainingTask:
     asked         [U] records that probes are asked about; None: all
     reference     [U] the seen records, where a training defence or the recipe uses them; None: no
     weights       [U] sample weights; None: all records weigh the same
+    persons       [U] index of the person, where the recipe uses it; None: no
     trace         whether shadows are asked about all records after each epoch or stage of their training
     """
 
     recipe: str
     context: Context
     identity: Mapping[str, Any]
-    features: Features
+    features: AnyFeatures
     labels: Ints
     form: Form
     numeric_path: Mapping[str, Any]
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)  # it may hold secrets
     probes: tuple[str, ...] = ()
     protect: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     asked: Bools | None = None
     reference: Bools | None = None
     trace: bool = False
     weights: Floats | None = None
+    persons: Ints | None = None
 
     @property
     def probed(self) -> Bools:
@@ -135,13 +147,22 @@ class Shadows:
     log: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of the columns beside the features; None: there is no such column."""
+
+    label: str = "y"
+    weight: str | None = None
+    person: str | None = None
+
+
 def prepare(
     settings: Recipe,
     *,
     folder: Path,
     candidate: Candidate | None,
     description: Description | None,
-    features: Features,
+    features: AnyFeatures,
     labels: Ints,
     class_values: Sequence[Any],
     form: Form = AUTO,
@@ -152,6 +173,8 @@ def prepare(
     asked: Bools | None = None,
     trace: bool = False,
     weights: Floats | None = None,
+    persons: Ints | None = None,
+    columns: Columns = Columns(),
     runtime: Runtime = HERE,
 ) -> TrainingTask:
     """Choose and check the recipe, without running any code of the model or the user.
@@ -160,6 +183,8 @@ def prepare(
     labels        [U] index into class_values, which are the label values in the order of the candidate's columns
     defences      settings of the training defences that the recipe puts on
     reference, probes, protect, asked, trace  as in `TrainingTask`; probes that shadows cannot be asked are left out
+    persons       [U] index of the person; None: the records have none
+    columns       names of the columns beside the features, for recipes that write files
     Raises ConfigError (a file or function is missing), UsageError (the candidate cannot be cloned).
     """
     recipe = choose(settings)
@@ -170,12 +195,20 @@ def prepare(
         flavor=candidate.flavor if candidate else "none",
         class_values=tuple(class_values),
         defences={name: dict(given) for name, given in defences.items()},
+        label=columns.label,
+        weight=columns.weight,
+        person=columns.person,
         runtime=runtime,
     )
+    if recipe.seen(settings) and (reference is None or not reference.any()):
+        raise ConfigError(
+            "the recipe uses the seen records (its validation set); the config names none", "name them under data.seen"
+        )
     identity = recipe.identity(context, description)
     # A model that is classified as plain data must load as plain data, in a worker as in the sandbox.
     plain = recipe.id == "clone" and candidate is not None and not candidate.executes_code
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"} if plain else {})
+    environment |= recipe.passed(settings)
     path = numeric_path(tuned=recipe.tuned)
     return TrainingTask(
         recipe.id, context, identity, features, labels, form, path, environment,
@@ -188,6 +221,7 @@ def prepare(
         else None,
         trace=trace,
         weights=weights,
+        persons=persons if recipe.persons(settings) else None,
     )  # fmt: skip
 
 
@@ -209,6 +243,8 @@ def keys(plan: ShadowPlan, task: TrainingTask) -> list[str]:
         shared["reference"] = _digest(np.packbits(task.reference))
     if task.weights is not None:
         shared["weights"] = _digest(task.weights)
+    if task.persons is not None:
+        shared["persons"] = _digest(task.persons)
     if task.form.positive != 1:
         shared["positive"] = task.form.positive
     if task.context.runtime.device != "cpu":
@@ -330,7 +366,7 @@ def train(
         width = min(jobs or usable_cores(), len(missing))
         with store.workdir() as folder:
             shape = len(task.labels), len(task.context.class_values), int(task.probed.sum())
-            order, log = _hand_over(plan, task, folder), store.log()
+            order, log = _hand_over(plan, task, folder, retries), store.log()
             pool = Pool.of(order, folder, log, shape, task.environment)
             try:
                 _Training(plan, task, pool, log, timeout, retries, keep).run(missing, width)
@@ -468,7 +504,7 @@ def _digest(array: np.ndarray[Any, Any]) -> str:
     return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()
 
 
-def _hand_over(plan: ShadowPlan, task: TrainingTask, folder: Path) -> Order:
+def _hand_over(plan: ShadowPlan, task: TrainingTask, folder: Path, retries: int) -> Order:
     """Write what workers read, once, into a private folder."""
     try:
         path = tables.save(task.features, folder / "features")
@@ -480,12 +516,15 @@ def _hand_over(plan: ShadowPlan, task: TrainingTask, folder: Path) -> Order:
         )
         if task.weights is not None:
             np.save(folder / "weights.npy", task.weights)
+        if task.persons is not None:
+            np.save(folder / "persons.npy", task.persons)
     except OSError as error:
         raise StorageFailed(
             f"{folder}: {error.strerror or error}", "free some space, or choose another store"
         ) from error
+    context = replace(task.context, retries=retries)
     return Order(
-        task.recipe, task.context, task.form, path.absolute(), task.numeric_path, task.probes, task.protect, task.trace
+        task.recipe, context, task.form, path.absolute(), task.numeric_path, task.probes, task.protect, task.trace
     )
 
 
@@ -602,10 +641,17 @@ class _Training:
                 )
             if worker.ready and now - worker.since > self.timeout:
                 raise RecipeFailed(
-                    f"shadow {worker.shadow} was not trained within {self.timeout:g} s (shadows.timeout)",
+                    f"shadow {worker.shadow} was not trained{_by(self.task)} within {self.timeout:g} s"
+                    " (shadows.timeout)",
                     "raise shadows.timeout, or make the recipe faster; finished shadows are kept, what workers"
                     f" printed is in {self.log}",
                 )
+
+
+def _by(task: TrainingTask) -> str:
+    """Who trains, where it is a program of the user's."""
+    command = task.context.settings.command
+    return f" by the command {clean(named(command), 120)}" if command else ""
 
 
 def _ready(busy: Sequence[Worker]) -> list[Worker]:

@@ -75,6 +75,10 @@ def gated(home: tuple[Path, str]) -> dict[str, Any]:
         options = ["--out", folder / name, "--name", name, "--network", "small", "--epochs", str(epochs)]
         trained = run(EXAMPLE / "train.py", *options, folder=folder, uri=uri)
         assert trained.returncode == 0, trained.stderr
+        if name == "stopped":  # all that is asked about it; the whole suite has run on the other one
+            config = folder / name / "privacy-gate.yaml"
+            attacks = ["correctness", "confidence", "modified_entropy"]
+            config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "attacks": attacks}))
         done = check(folder / name, folder, uri)
         assert done.returncode in {0, 1, 4}, done.stderr
         reports[name] = report_of(folder / name)

@@ -4,7 +4,7 @@ import pytest
 
 from privacy_gate.errors import ExitCode
 from privacy_gate.policy import judge
-from tests.validity.worlds import STANDARD, findings
+from tests.validity.worlds import REQUIRED, STANDARD, findings
 
 
 def fired(evidence):
@@ -14,13 +14,15 @@ def fired(evidence):
 @pytest.mark.slow
 def test_clean_evidence_is_let_through():
     # If only 95 % of clean runs were let through, 59 in a row would have probability .95^59 = .048.
-    assert [fired(findings(seed=seed)) for seed in range(59)] == [set()] * 59
+    # The other attacks of the suite are read by no check but the controls, which the first two runs have them in.
+    runs = (findings(seed=seed, attacks=None if seed < 2 else REQUIRED) for seed in range(59))
+    assert [fired(run) for run in runs] == [set()] * 59
 
 
 @pytest.mark.slow
 def test_clean_evidence_of_reasonable_size_is_shown_to_be_clean():
     # Effects that can be proven small are: no warning but about power, where PG104 asks for more non-members.
-    warned = [{f.check for f in findings(seed=s, n=4000).findings if f.status == "warn"} for s in range(2)]
+    warned = [{f.check for f in findings(seed=s, n=4000, attacks=REQUIRED).findings if f.status == "warn"} for s in range(2)]
     assert set().union(*warned) <= {"power"}
 
 

@@ -25,6 +25,7 @@ from privacy_gate.policy.examples import result
 from privacy_gate.validity import Circumstances, Inputs
 
 STANDARD = resolve("standard")
+REQUIRED = ("correctness", "confidence", "entropy", "modified_entropy", "lira", "rmia")  # by `standard`
 
 
 def policy(*rules):
@@ -139,12 +140,24 @@ def without_shadows(**changes):
 # --- the whole street -----------------------------------------------------------------------------------------------
 
 
-def findings(*, seed, n=1000, shadows=8, leak=0.0, shift=0.0, input_shift=0.0, policy=STANDARD, look_at_inputs=True):
+def findings(
+    *,
+    seed,
+    n=1000,
+    shadows=8,
+    leak=0.0,
+    shift=0.0,
+    input_shift=0.0,
+    policy=STANDARD,
+    look_at_inputs=True,
+    attacks=None,
+):
     """What all checks say of a simulated model with features, and the evidence: n members, n non-members.
 
     leak         added to the true class's logit of training records
     shift        members are easier by this, whoever was trained on them
     input_shift  added to two of the ten columns of every member
+    attacks      default: the suite's
     """
     rng = np.random.default_rng([41, seed])
     records = 2 * n
@@ -163,7 +176,7 @@ def findings(*, seed, n=1000, shadows=8, leak=0.0, shift=0.0, input_shift=0.0, p
     audit = Audit(member, labels, np.arange(records), ("no", "yes"))
     plan = ShadowPlan("balanced", inside, np.ones(records, dtype=np.bool_), np.arange(shadows), n)
     target = answer(member)
-    attacks = suite("full" if shadows else "fast")
+    attacks = attacks or suite("full" if shadows else "fast")
     if shadows:
         answers = from_shadows(target, tuple(answer(mask) for mask in inside), plan, labels)
     else:
