@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from privacy_gate import frames
 from privacy_gate.attacks import CATALOG as ATTACKS
 from privacy_gate.catalog import Catalog
 from privacy_gate.defences import CATALOG as DEFENCES
@@ -54,6 +55,7 @@ def _read(path: Path) -> Config:
 
 def _mistakes(loaded: Loaded[Config]) -> Iterator[Diagnostic]:
     config, positions = loaded.value, loaded.positions
+    yield from _of_schema(loaded)
     for number, name in enumerate(config.attacks or ()):
         yield from _unknown(ATTACKS, name, loaded, ("attacks", number))
     named: list[tuple[Trail, Mapping[str, Any]]] = [(("defence",), config.defence)]
@@ -68,6 +70,18 @@ def _mistakes(loaded: Loaded[Config]) -> Iterator[Diagnostic]:
                 except ValidationError as error:
                     errors = error.errors(include_url=False, include_input=False)
                     yield from positions.explain(errors, DEFENCES[name].settings, (*trail, name))
+
+
+def _of_schema(loaded: Loaded[Config]) -> Iterator[Diagnostic]:
+    """Types that there are none of, and features without one: found before any record is read."""
+    data = loaded.value.data
+    for name, column in (data.columns or {}).items():
+        if wrong := frames.mistake(column):
+            yield loaded.positions.finding(("data", "schema", name), "schema-column", wrong)
+    for number, name in enumerate(data.features or ()):
+        if data.columns is not None and name not in data.columns:
+            message = f"no type for the feature {name!r}: name it in the schema, or leave out features:"
+            yield loaded.positions.finding(("data", "features", number), "schema-column", message)
 
 
 def _unknown(catalog: Catalog[Any], name: str, loaded: Loaded[Config], trail: Trail) -> Iterator[Diagnostic]:

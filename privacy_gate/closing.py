@@ -21,6 +21,7 @@ from privacy_gate.datamodel import Candidate, Evidence, RuleStatus, Verdict, Ver
 from privacy_gate.defences import NOTHING, Defences
 from privacy_gate.errors import ExitCode, GateError
 from privacy_gate.evaluate import Evaluation
+from privacy_gate.ladder import Facts
 from privacy_gate.policy import Model, Policy
 from privacy_gate.policy.attempts import spend
 from privacy_gate.registry import MEMBERS, Recorded, RecordedReport, Registry
@@ -60,6 +61,7 @@ class Known:
     annex: Path | None = None
     earlier: int | None = None
     defences: Defences = NOTHING
+    evidence: Facts | None = None
 
     @property
     def model(self) -> Model:

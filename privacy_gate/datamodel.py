@@ -62,6 +62,7 @@ class Candidate:
     metrics: Mapping[str, float] = field(default_factory=dict)
     datasets: Sequence[DatasetHint] = ()
     run_seconds: float | None = None  # how long the source run took; None: unknown, or not finished
+    inputs: tuple[tuple[str, str], ...] = ()  # (column, MLflow type) of the signature; (): of tensors, or none
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,11 @@ class Outputs:
 
     def __post_init__(self) -> None:
         freeze(self.values)
+
+    @property
+    def labels_only(self) -> bool:
+        """Whether the model tells its decision and nothing else: 1 for one class, 0 for the others."""
+        return self.kind == "probabilities" and self.resolution >= 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,9 +208,17 @@ class ShadowPlan:
     seeds: Ints  # [S] one per shadow, independent of every other shadow
     train_size: int  # records per shadow that the target had
     notes: tuple[str, ...] = ()  # what could not be had (a size, two in and two out, ...), for the report
+    proxy: str = ""  # why its shadows are not of the candidate's own kind: they may fail it, never pass it
+    by_lot: bool = True  # False: who trained them depends on who trained the target; no references, pool of one side
+    sizes: tuple[int, ...] = ()  # [S] records that each was trained on, where `member` does not tell
 
     def __post_init__(self) -> None:
         freeze(self.member, self.pool, self.seeds)
+
+    @property
+    def size(self) -> int:
+        """Records that a shadow was trained on, about: as planned, or the mean of those that are known."""
+        return round(sum(self.sizes) / len(self.sizes)) if self.sizes else self.train_size
 
 
 # --- attacks --------------------------------------------------------------------------------------------------------

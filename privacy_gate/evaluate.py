@@ -28,7 +28,7 @@ from privacy_gate.datamodel import (
     ShadowPlan,
 )
 from privacy_gate.defences import NOTHING, Declared, Defences
-from privacy_gate.errors import GateError
+from privacy_gate.errors import GateError, NotEvaluable
 from privacy_gate.measure import measure
 from privacy_gate.observe import Observed
 from privacy_gate.policy import Policy
@@ -203,6 +203,8 @@ def _risks(
             try:
                 found = estimator.assess(given)
                 scores_of = summarise(estimator.id, found.scores, audit, seed, found.interval)
+            except NotEvaluable as error:
+                warnings.append(f"the risk estimator gives no scores: {error.what}")
             except (GateError, ArithmeticError, ValueError, LookupError) as error:
                 # Without its scores the rules about risk stay undecided; what other rules have proven stands.
                 warnings.append(f"risk estimator {estimator.id} failed ({type(error).__name__}): it gives no scores")

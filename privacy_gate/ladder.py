@@ -1,1 +1,471 @@
-"""The evidence ladder: which evidence costs how much, and what it can decide."""
+"""The evidence ladder: which evidence costs how much, and what it can decide.
+
+Nothing here is a list of names. Which attacks run on a rung is asked of the code that runs them, which rules can pass
+and fail of the policy's own judge: once with attacks that find nothing, once with attacks that name every member.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from privacy_gate import metrics
+from privacy_gate.attacks import CATALOG as ATTACKS
+from privacy_gate.attacks import Attack
+from privacy_gate.datamodel import (
+    AttackFailed,
+    AttackOutcome,
+    AttackResult,
+    AttackSkipped,
+    Bools,
+    Description,
+    Evidence,
+    Finding,
+    Floats,
+    HighRisk,
+    Invalidates,
+    Measurement,
+    Observations,
+    RiskScores,
+    RuleOutcome,
+    RuleStatus,
+    Scope,
+    ThreatModel,
+)
+from privacy_gate.measure import FPRS, View, missing
+from privacy_gate.observe import GIVEN
+from privacy_gate.policy import Policy, decidability, judge
+from privacy_gate.shadows.plan import IN_AND_OUT
+from privacy_gate.signals import PROBES
+from privacy_gate.validity.few_references import FEWEST, enough
+from privacy_gate.validity.shadow_fidelity import SIZE
+
+COUNTS = (4, 16, 64)
+FOLDS = 5  # models of a cross-validation, as most people do it
+HEADS = 16
+RISK_SIGNAL = "logit_confidence"  # without it nothing is known of single persons
+_SHOWN_RISK = 0.8
+_SIZE = "shadow_fidelity.size"
+_SMALLER = "trained on too few of the records: they may fail the candidate, never pass it"
+_ROWS = 2  # records of a view that stands for all others
+
+Kind = Literal["none", "folds", "versions", "heads", "shadows"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """What is known before anything is trained.
+
+    attacks           ids that were asked for
+    policy            as it is in effect
+    members, nonmembers  [R] persons of the audited records on either side
+    records           (members, non-members) audited
+    train_size        records the target was trained on
+    jobs              workers
+    run_seconds       how long the training run of the candidate took; None: it did not say
+    shadow_seconds    how long one shadow took one worker, measured on those in the store; None: there are none
+    score_seconds     how long scoring the records takes; None: not measured
+    absent, failed, unfit  signals that the candidate does not give, as in `measure.View`
+    flavor, description    of the candidate
+    plan              how shadows are drawn
+    chosen            the rung that the config asks for, and how many shadows are wanted there
+    cached            how many of these are in the store
+    proxy             why those shadows are not of the candidate's kind
+    by_lot            whether who trained them was drawn by lot
+    size              records that each of them was trained on; None: as many as the target, as far as is known
+    problem           why no shadow can be trained as the config is; "" if one can
+    heads_own         whether refitted heads are the candidate's own kind
+    """
+
+    attacks: Sequence[str]
+    policy: Policy
+    members: int
+    nonmembers: int
+    records: tuple[int, int]
+    train_size: int
+    jobs: int = 1
+    run_seconds: float | None = None
+    shadow_seconds: float | None = None
+    score_seconds: float | None = None
+    absent: Mapping[str, str] = field(default_factory=dict)
+    failed: frozenset[str] = frozenset()
+    unfit: frozenset[str] = frozenset()
+    flavor: str = "sklearn"
+    description: Description | None = None
+    plan: Literal["balanced", "disjoint"] = "balanced"
+    chosen: tuple[Kind, int] = ("shadows", 16)
+    cached: int = 0
+    proxy: str = ""
+    by_lot: bool = True
+    size: int | None = None
+    problem: str = ""
+    heads_own: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of the ladder.
+
+    shadows   models beside the candidate
+    attacks   that run there, in the order of the suite, by where their threshold or score comes from; those that need
+              no threshold are among the known-subset ones
+    passes    rules that an innocent model would pass there
+    fails     rules that a model which gives every member away would be proven to violate
+    leaves    blocking rules that no model passes there
+    decides   whether an innocent model would pass the policy as a whole
+    minutes   of training and scoring beyond the candidate's own; None: unknown
+    note      what else there is to say; "" for nothing
+    chosen    whether the config asks for it
+    proxy     whether its models are of another kind than the candidate
+    """
+
+    id: str
+    title: str
+    kind: Kind
+    shadows: int
+    attacks: Mapping[ThreatModel, tuple[str, ...]]
+    passes: tuple[str, ...]
+    fails: tuple[str, ...]
+    leaves: tuple[str, ...]
+    decides: bool
+    minutes: float | None
+    note: str = ""
+    chosen: bool = False
+    proxy: bool = False
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Attacks that run there in any way."""
+        return tuple(dict.fromkeys(id for ids in self.attacks.values() for id in ids))
+
+
+def rungs(facts: Facts) -> list[Rung]:
+    """All rungs from the cheapest up; the one that the config asks for is among them."""
+    kind, count = facts.chosen
+    steps: dict[Kind, int] = {"none": 0, "folds": FOLDS, "versions": 1, "heads": HEADS}
+    if kind in steps:
+        steps[kind] = count
+    perfect = _Perfect.of(facts)
+    found = [_rung(one, many, facts, perfect, chosen=one == kind) for one, many in steps.items()]
+    if kind == "shadows" and facts.proxy:
+        # Beside those of the candidate's own kind: they decide more.
+        found.append(_rung(kind, count, facts, perfect, chosen=True))
+    own = kind == "shadows" and not facts.proxy
+    counts = sorted({*COUNTS, *([count] if own else [])})
+    return [*found, *(_rung("shadows", many, facts, perfect, chosen=own and many == count) for many in counts)]
+
+
+def _rung(kind: Kind, count: int, facts: Facts, perfect: _Perfect, *, chosen: bool) -> Rung:
+    proxy = facts.proxy if chosen else "" if kind != "heads" or facts.heads_own else "heads alone are refitted"
+    by_lot = facts.by_lot if chosen else kind in ("heads", "shadows")
+    view, thin = _view(count if kind != "none" else 0, facts, by_lot=by_lot, probed=kind in ("heads", "shadows"))
+    if kind == "heads" and facts.flavor != "pytorch":
+        nothing: tuple[str, ...] = ()
+        note = "PyTorch candidates only"
+        return Rung(kind, _title(kind, count), kind, 0, {}, nothing, nothing, nothing, False, None, note, chosen)
+    findings = tuple(_findings(kind, count, proxy, facts, chosen))
+    innocent, guilty = (
+        judge(facts.policy, _evidence(view, thin, findings, facts, perfect if leaks else None))
+        for leaks in (False, True)
+    )
+    numbers = {id for id, can, _ in decidability(facts.policy, facts.members, facts.nonmembers) if not can}
+    passes = tuple(r.id for r in innocent.rules if r.status is RuleStatus.PASS and r.id not in numbers)
+    blocking = [r.id for r in innocent.rules if r.action == "block" and r.status is not RuleStatus.NOT_APPLICABLE]
+    leaves = tuple(id for id in blocking if id not in passes)
+    return Rung(
+        id=kind if kind != "shadows" else "proxies" if proxy else str(count),
+        title=_title(kind, count) if kind != "shadows" or not proxy else f"{count} proxies",
+        kind=kind,
+        shadows=count,
+        attacks=_attacks(view, facts),
+        passes=passes,
+        fails=tuple(r.id for r in guilty.rules if r.status is RuleStatus.FAIL),
+        leaves=leaves,
+        decides=innocent.exit_code == 0 and not leaves,
+        minutes=_minutes(kind, count, facts, chosen),
+        note=_note(kind, facts, findings, chosen),
+        chosen=chosen,
+        proxy=bool(proxy),
+    )
+
+
+def _findings(kind: Kind, count: int, proxy: str, facts: Facts, chosen: bool) -> Iterator[Finding]:
+    """What validity checks would find wherever the records are sound."""
+    yield Finding("records", "pass", Invalidates.PASS, None, "taken to be sound")
+    if proxy:
+        yield Finding("proxy_shadows", "fail", Invalidates.PASS, None, proxy)
+    size = facts.size if chosen else facts.train_size * (count - 1) / count if kind == "folds" else None
+    if size is not None and abs(size / facts.train_size - 1) > facts.policy.validity_limits.get(_SIZE, SIZE):
+        yield Finding("shadow_fidelity", "fail", Invalidates.PASS, None, _SMALLER)
+
+
+def _title(kind: Kind, count: int) -> str:
+    return {
+        "none": "0 shadows",
+        "folds": f"{count} fold models",
+        "versions": "1 earlier version" if count == 1 else f"{count} earlier versions",
+        "heads": f"{count} refitted heads",
+        "shadows": f"{count} shadow{'s' if count != 1 else ''}",
+    }[kind]
+
+
+def _note(kind: Kind, facts: Facts, findings: Sequence[Finding], chosen: bool) -> str:
+    fired = {finding.check: finding.reason for finding in findings if finding.status == "fail"}
+    if "proxy_shadows" in fired:
+        return "proxies may fail the candidate, never pass it"
+    if fired:
+        return next(iter(fired.values()))
+    return {
+        "none": "",
+        "folds": "" if chosen else "if a cross-validation kept them",
+        "versions": "" if chosen else "with the lists of their members",
+        "heads": "",
+        "shadows": "needs a recipe" if facts.problem else "",
+    }[kind]
+
+
+def _minutes(kind: Kind, count: int, facts: Facts, chosen: bool) -> float | None:
+    """Training, as far as somebody measured it: a shadow, or else the candidate; scoring, for models that exist."""
+    if kind == "none":
+        return 0.0
+    if kind in ("folds", "versions"):
+        # Those that the config names have been asked by now.
+        return 0.0 if chosen else None if facts.score_seconds is None else count * facts.score_seconds / 60
+    to_train = count - (facts.cached if chosen else 0)
+    if to_train <= 0:
+        return 0.0
+    measured = facts.shadow_seconds if chosen or kind == "shadows" else None
+    if measured is None and kind == "shadows":
+        measured = facts.run_seconds
+    return None if measured is None else to_train / facts.jobs * measured / 60
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+def _view(count: int, facts: Facts, *, by_lot: bool, probed: bool) -> tuple[View, int]:
+    """What the attacker would see, by name: all signals are 0. And how many records are in or out of too few models."""
+    signals = set[str]().union(*(ATTACKS[id].requires for id in facts.attacks)) - set(facts.absent)
+    inside = _times(count, facts) if count and by_lot else None
+    seen = Observations(
+        target={name: np.zeros(_ROWS) for name in sorted(signals)},
+        labels=np.zeros(_ROWS, dtype=np.int64),
+        known=np.full(_ROWS, -1, dtype=np.int8),
+        persons=np.arange(_ROWS),
+        classes=2,
+        references={} if inside is None else {RISK_SIGNAL: np.zeros((count, _ROWS))},
+        reference_member=inside,
+    )
+    answered = {name for name in signals - GIVEN if name not in PROBES.names() or (probed and PROBES[name].shadows)}
+    pool = None
+    if count:
+        known = np.array([1, 0], dtype=np.int8)
+        pool = replace(
+            seen,
+            target={name: np.zeros(_ROWS) for name in sorted(answered)},
+            known=known,
+            references={},
+            reference_member=None,
+        )
+    few = 0
+    if inside is not None:
+        times = inside.sum(axis=0)
+        few = int(((count - times < IN_AND_OUT) | ((times < IN_AND_OUT) & bool(inside.any()))).sum())
+    return View(seen, pool, True, facts.absent, facts.failed, facts.unfit, by_lot), few
+
+
+def _times(count: int, facts: Facts) -> Bools:
+    """[S, 2] who trains the shadows: the record that is in the fewest of them, and the one that is in the most."""
+    least = most = 0
+    if facts.plan == "balanced":
+        limit = count - IN_AND_OUT if count >= 2 * IN_AND_OUT else max(count - 1, 1)
+        expected = min(facts.train_size / max(sum(facts.records), 1) * count, limit)
+        least, most = math.floor(expected + 1e-9), math.ceil(expected - 1e-9)
+        if expected >= IN_AND_OUT:
+            least = max(least, IN_AND_OUT)
+    return np.arange(count)[:, None] < np.array([[least, most]])
+
+
+def _models(attack: Attack) -> tuple[ThreatModel, ...]:
+    return attack.threat_models if attack.thresholded else attack.threat_models[:1]
+
+
+def _attacks(view: View, facts: Facts) -> dict[ThreatModel, tuple[str, ...]]:
+    """Attacks by where their threshold comes from; those without one ask no shadow, as those of known records."""
+    found: dict[ThreatModel, tuple[str, ...]] = {}
+    for id in facts.attacks:
+        attack = ATTACKS[id]
+        for model in _models(attack):
+            if not missing(attack, model, view):
+                place = model if attack.thresholded else ThreatModel.KNOWN_SUBSET
+                found[place] = (*found.get(place, ()), id)
+    return {model: found[model] for model in (ThreatModel.KNOWN_SUBSET, *ThreatModel) if model in found}
+
+
+# --- what it decides ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Sure:
+    """A number without an error."""
+
+    value: float
+
+    def lower(self, alpha: float) -> float:
+        """Itself."""
+        return self.value
+
+    def upper(self, alpha: float) -> float:
+        """Itself."""
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Perfect:
+    """What attacks measure that name every member and nobody else, with as many persons as there are."""
+
+    accuracy: Measurement
+    advantage: Measurement
+    auc: Measurement
+    tprs: Mapping[float, Measurement]
+    share: Measurement
+    precision: Measurement
+
+    @classmethod
+    def of(cls, facts: Facts) -> _Perfect:
+        member = np.arange(facts.members + facts.nonmembers) < facts.members
+        persons = np.arange(len(member), dtype=np.int64)
+        scores: Floats = member.astype(np.float64)
+        inside, outside = facts.members, facts.nonmembers
+        return cls(
+            accuracy=metrics.balanced_accuracy(member, member, persons),
+            advantage=metrics.advantage(member, member, persons),
+            auc=metrics.auc(scores, member, persons),
+            tprs={fpr: metrics.tpr_at_fpr(scores, member, persons, fpr, 0) for fpr in FPRS},
+            share=metrics.share_excess(inside, inside, 0, outside),
+            precision=metrics.precision(inside, inside, 0, outside),
+        )
+
+
+def _evidence(view: View, thin: int, sound: Sequence[Finding], facts: Facts, perfect: _Perfect | None) -> Evidence:
+    """What the policy would judge if every attack found nothing, or (`perfect`) everything."""
+    outcomes = [outcome for id in facts.attacks for outcome in _outcomes(ATTACKS[id], view, perfect)]
+    findings = list(sound)
+    if any(isinstance(o, AttackResult) and o.threat_model is ThreatModel.REFERENCE for o in outcomes):
+        findings.append(enough(view.seen.shadows, thin, facts.policy.validity_limits.get("few_references", FEWEST)))
+    return Evidence(
+        attacks=tuple(outcomes),
+        risk=None if RISK_SIGNAL in facts.absent else _risk(facts, perfect),
+        findings=tuple(findings),
+        members=facts.records[0],
+        nonmembers=facts.records[1],
+        member_persons=facts.members,
+        nonmember_persons=facts.nonmembers,
+        estimand=facts.policy.estimand,
+        description=facts.description,
+        train_size=facts.train_size,
+    )
+
+
+def _outcomes(attack: Attack, view: View, perfect: _Perfect | None) -> Iterator[AttackOutcome]:
+    for model in _models(attack):
+        reason = missing(attack, model, view)
+        if not reason:
+            for scope in Scope if attack.thresholded else (None,):
+                yield _result(attack, model, scope, perfect)
+        elif attack.requires & view.failed:
+            yield AttackFailed(attack.id, attack.family, model, reason, refused=True)
+        else:
+            yield AttackSkipped(attack.id, attack.family, model, reason, applies=not attack.requires & view.unfit)
+
+
+def _result(attack: Attack, model: ThreatModel, scope: Scope | None, perfect: _Perfect | None) -> AttackResult:
+    ranks = attack.thresholded
+    tprs: Mapping[float, Measurement] = {fpr: _Sure(fpr) for fpr in FPRS} if perfect is None else perfect.tprs
+    return AttackResult(
+        id=attack.id,
+        family=attack.family,
+        threat_model=model,
+        threshold=scope,
+        adaptive=True,
+        accuracy=_Sure(0.5) if perfect is None else perfect.accuracy,
+        advantage=_Sure(0.0) if perfect is None else perfect.advantage,
+        auc=None if not ranks else _Sure(0.5) if perfect is None else perfect.auc,
+        tpr_at_fpr=tprs if ranks else {},
+        scores=np.zeros(0),
+        decisions=np.zeros(0, dtype=np.bool_),
+    )
+
+
+def _risk(facts: Facts, perfect: _Perfect | None) -> RiskScores:
+    asked = (getattr(rule.settings, "score", None) for rule in facts.policy.rules)
+    scores = {_SHOWN_RISK, *(score for score in asked if isinstance(score, float))}
+    high = tuple(
+        HighRisk(
+            score,
+            0 if perfect is None else facts.members,
+            0,
+            _Sure(0.0) if perfect is None else perfect.share,
+            _Sure(1.0) if perfect is None else perfect.precision,
+        )
+        for score in sorted(scores)
+    )
+    return RiskScores("calibrated", np.zeros(0), high, {}, errors={"ece": _Sure(0.0)})
+
+
+# --- what would decide ----------------------------------------------------------------------------------------------
+
+
+def would_decide(ladder: Sequence[Rung], outcomes: Sequence[RuleOutcome], problem: str = "") -> tuple[str, ...]:
+    """What evidence would decide the blocking rules that stay open, cheapest first; () if none does.
+
+    problem  why no shadow can be trained as the config is
+    """
+    open_ = [o for o in outcomes if o.action == "block" and o.status is RuleStatus.INCONCLUSIVE]
+    chosen = next((rung for rung in ladder if rung.chosen), None)
+    if not open_ or chosen is None:
+        return ()
+    said = [*_more_models(ladder, chosen, {o.id for o in open_}, problem)]
+    said += [
+        f"{o.id}: about {o.needed['members']:,} members and {o.needed['nonmembers']:,} non-members"
+        for o in open_
+        if {"members", "nonmembers"} <= set(o.needed)
+    ]
+    return tuple(said)
+
+
+def _more_models(ladder: Sequence[Rung], chosen: Rung, open_: set[str], problem: str) -> Iterator[str]:
+    """The fewest shadows that let rules pass which the evidence at hand never lets pass; and a comfortable number."""
+    steps = [rung for rung in ladder if rung.kind == "shadows" and not rung.chosen]
+    if chosen.kind == "shadows" and not chosen.proxy:
+        steps = [rung for rung in steps if rung.shadows > chosen.shadows]
+    gained = {rung.id: sorted(open_ & set(rung.passes) - set(chosen.passes)) for rung in steps}
+    useful = [rung for rung in steps if gained[rung.id]]
+    if not useful:
+        return
+    first = useful[0]
+    new = [id for id in first.runs if id not in chosen.runs]
+    text = f"{first.title} of the candidate's own recipe ({_duration(first.minutes)}) can decide "
+    text += f"{_listed(gained[first.id])}, which this evidence cannot"
+    if new:
+        text += f": {_listed(new)} would run"
+    comfortable = next((r for r in useful[1:] if set(gained[r.id]) >= set(gained[first.id])), None)
+    if comfortable is not None:
+        text += f"; {comfortable.title} ({_duration(comfortable.minutes)}) find noticeably more"
+    yield f"{text}; say so in shadows.count"
+    if problem:
+        yield f"for that the config needs a recipe under shadows.recipe: {problem}"
+
+
+def _duration(minutes: float | None) -> str:
+    if minutes is None:
+        return "minutes unknown"
+    return "under a minute" if minutes < 1 else f"about {minutes:,.0f} minute{'s' if round(minutes) != 1 else ''}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]

@@ -7,7 +7,8 @@ candidate's defence has records of its own, they are those, and come last.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,11 +18,23 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from privacy_gate import frames, sources
 from privacy_gate.datamodel import Audit, Bools, Ints, Role, freeze
 from privacy_gate.errors import DataError, NotEvaluable
-from privacy_gate.features import Features, concat, digest, read_npz, row_hashes, take
-from privacy_gate.request import DataManifest, Source
-from privacy_gate.storage import sha256_of_file, sha256_of_json
+from privacy_gate.features import (
+    AnyFeatures,
+    Features,
+    Stored,
+    blocks,
+    concat,
+    digest,
+    is_frame,
+    row_hashes,
+    settle,
+    take,
+)
+from privacy_gate.request import AuditSample, DataManifest, Source
+from privacy_gate.storage import private_dir, sha256_of_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +43,8 @@ Fetch = Callable[[str], Path]
 
 DUPLICATES = "exact duplicates across members and non-members"
 SHARED_PERSONS = "non-members sharing a person with members or seen records"
+
+_SAMPLE_STREAM = 73  # keeps this draw apart from every other use of the run's seed
 
 MIN_PERSONS = 10
 """Persons on either side below which two folds with both classes cannot be made."""
@@ -40,11 +55,12 @@ class Table:
     """One set of records as read: features, and what was named beside them."""
 
     role: Role
-    features: Features
+    features: AnyFeatures
     labels: NDArray[Any]  # [n] as in the file
     persons: NDArray[Any] | None  # [n] as text
     groups: Mapping[str, NDArray[Any]]
     ids: NDArray[np.str_]  # [n] the id column, or role and row number in the file
+    weights: NDArray[np.float64] | None = None  # [n]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,6 +74,7 @@ class Table:
             None if self.persons is None else self.persons[rows],
             {name: values[rows] for name, values in self.groups.items()},
             self.ids[rows],
+            None if self.weights is None else self.weights[rows],
         )
 
 
@@ -74,9 +91,11 @@ class Dataset:
     reference    seen records that the defence was fitted to; 0 unless they were asked for
     train_size   records the target was trained on
     removed      why -> records left out
+    weights      [U] sample weights of training, above 0; None: none are declared
+    sampled      role -> (records drawn by lot, of how many); those not drawn are population; empty for a census
     """
 
-    features: Features
+    features: AnyFeatures
     raw_labels: NDArray[Any]
     persons: Ints
     has_persons: bool
@@ -91,7 +110,8 @@ class Dataset:
     ids: NDArray[np.str_]
     people: NDArray[np.str_] | None = None
     removed: Mapping[str, int] = field(default_factory=dict)
-    weights: NDArray[np.float64] | None = None  # [U] sample weights of training; None: none are declared
+    weights: NDArray[np.float64] | None = None
+    sampled: Mapping[Role, tuple[int, int]] = field(default_factory=dict)
     twins: int = 0  # records with an identical twin on their side; twins count as one person
     reference: int = 0
 
@@ -125,73 +145,92 @@ class Dataset:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def _locate(source: Source, base: Path, fetch: Fetch) -> Path:
-    path = fetch(source.shown) if source.shown.startswith("runs:/") else base / Path(source.shown).expanduser()
-    if not path.is_file():
-        raise DataError(f"{source.shown}: no such file (looked at {path})", "paths are relative to the config file")
-    if source.sha256 is not None:
-        found = sha256_of_file(path)
-        if found != source.sha256:
-            raise DataError(
-                f"{source.shown}: sha256 is {found}, the manifest says {source.sha256}",
-                "the file is not the one that was agreed on; restore it or update the manifest on purpose",
-            )
-    return path
+def _column(columns: Mapping[str, Any], name: str, where: str, what: str) -> NDArray[Any]:
+    if name not in columns:
+        raise DataError(f"{where}: no {what} column {name!r}", f"columns are: {', '.join(map(str, columns))[:300]}")
+    return np.asarray(columns[name])
 
 
-def _read_frame(path: Path, person: str | None) -> pd.DataFrame:
+def _from_arrays(arrays: Mapping[str, NDArray[Any]], role: Role, manifest: DataManifest, where: str) -> Table:
+    x, labels = _column(arrays, "x", where, "feature"), _column(arrays, manifest.label, where, "label")
+    if x.ndim < 2 or len(x) != len(labels):
+        raise DataError(f"{where}: x has shape {x.shape}, {manifest.label} {labels.shape}", "one row per record")
+    if manifest.columns is not None:
+        raise DataError(
+            f"{where}: holds arrays, whose columns have no names; data.schema names some",
+            "leave out the schema, or write the records as a table",
+        )
+    # Not as _column has it: that of a memory map would be an array that no longer knows its file.
+    return _table(arrays["x"], arrays, role, manifest, where)
+
+
+def _from_frame(frame: pd.DataFrame, role: Role, manifest: DataManifest, inputs: frames.Inputs, where: str) -> Table:
+    names = [str(name) for name in frame.columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{where}: several columns are called {', '.join(map(repr, twice))}", "give each its own name")
+    frame = frame.set_axis(names, axis="columns").reset_index(drop=True)
+    columns = {name: frame[name] for name in names}
+    for name in manifest.drop if manifest.features is None and manifest.columns is None else ():
+        _column(columns, name, where, "dropped")
+    chosen = frames.chosen(names, manifest, inputs, where)
+    return _table(frame[chosen], columns, role, manifest, where)
+
+
+def _table(features: Features, columns: Mapping[str, Any], role: Role, manifest: DataManifest, where: str) -> Table:
+    """The set with what is named beside its features, each of it one value per record."""
+    labels = _plain_values(_column(columns, manifest.label, where, "label"))
+    persons = _column(columns, manifest.person, where, "person") if manifest.person else None
+    weights = _column(columns, manifest.weight, where, "weight") if manifest.weight else None
+    groups = {name: _column(columns, name, where, "group") for name in manifest.groups}
+    given = _column(columns, manifest.id, where, "id") if manifest.id else None
+    for name, values in {"label": labels, "person": persons, "id": given, "weight": weights, **groups}.items():
+        if values is not None and values.shape != (len(features),):
+            raise DataError(f"{where}: {name} has shape {values.shape}, expected {(len(features),)}")
+    _require_known({"label": labels, "person": persons}, where)
+    return Table(
+        role,
+        features,
+        labels,
+        None if persons is None else _identities(persons),
+        groups,
+        _ids(given, role, len(labels)),
+        None if weights is None else _weights(weights, where),
+    )
+
+
+def _plain_values(values: NDArray[Any]) -> NDArray[Any]:
+    """Labels in the type that they would have without gaps: a nullable or categorical column gives objects."""
+    if values.dtype != object:
+        return values
+    plain = np.array(values.tolist()) if all(type(v) is type(values[0]) for v in values.tolist()) else values
+    return plain if plain.ndim == 1 and plain.dtype.kind in "biuf" else values
+
+
+def _require_known(named: Mapping[str, NDArray[Any] | None], where: str) -> None:
     import pandas as pd
 
+    mends = {"label": "every record needs its label", "person": "fill them in"}
+    for name, values in named.items():
+        missing = 0 if values is None else int(pd.isna(values).sum())
+        if missing:
+            raise DataError(
+                f"{where}: {missing} {name}{'s' if name == 'label' else ' values'} are missing", mends[name]
+            )
+
+
+def _weights(values: NDArray[Any], where: str) -> NDArray[np.float64]:
+    """[n] sample weights, each finite and above 0."""
     try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        # "?" and the like stay what they are: the model's own pipeline knows what they mean.
-        return pd.read_csv(path, dtype=None if person is None else {person: str})
-    except (ValueError, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})", "expected a table with a header line") from error
-
-
-def _column(columns: Mapping[str, NDArray[Any]], name: str, path: Path, what: str) -> NDArray[Any]:
-    if name not in columns:
-        raise DataError(f"{path}: no {what} column {name!r}", f"columns are: {', '.join(map(str, columns))[:300]}")
-    return columns[name]
-
-
-def _from_npz(path: Path, role: Role, manifest: DataManifest) -> Table:
-    arrays = read_npz(path)
-    x = _column(arrays, "x", path, "feature")
-    labels = _column(arrays, manifest.label, path, "label")
-    if x.ndim < 2 or len(x) != len(labels):
-        raise DataError(f"{path}: x has shape {x.shape}, {manifest.label} {labels.shape}", "one row per record")
-    persons = _column(arrays, manifest.person, path, "person") if manifest.person else None
-    groups = {name: _column(arrays, name, path, "group") for name in manifest.groups}
-    given = _column(arrays, manifest.id, path, "id") if manifest.id else None
-    for name, values in {"person": persons, "id": given, **groups}.items():
-        if values is not None and values.shape != labels.shape:
-            raise DataError(f"{path}: {name} has shape {values.shape}, expected {labels.shape}")
-    return Table(role, x, labels, persons, groups, _ids(given, role, len(labels)))
-
-
-def _from_frame(path: Path, role: Role, manifest: DataManifest) -> Table:
-    # A person column as text keeps "007"; unless it is a feature as well, which must stay what the model knows.
-    frame = _read_frame(path, None if manifest.person in (manifest.features or ()) else manifest.person)
-    columns: Mapping[str, Any] = {str(name): frame[name].to_numpy() for name in frame.columns}
-    labels = _column(columns, manifest.label, path, "label")
-    persons = _column(columns, manifest.person, path, "person") if manifest.person else None
-    groups = {name: _column(columns, name, path, "group") for name in manifest.groups}
-    given = _column(columns, manifest.id, path, "id") if manifest.id else None
-    named = {manifest.label, manifest.person, manifest.id, *manifest.drop}
-    if manifest.features is not None:
-        for name in manifest.features:
-            _column(columns, name, path, "feature")
-        chosen = manifest.features
-    else:
-        for name in manifest.drop:
-            _column(columns, name, path, "dropped")
-        chosen = [str(name) for name in frame.columns if name not in named]
-    if not chosen:
-        raise DataError(f"{path}: no feature column is left", "check data.features and data.drop")
-    return Table(role, frame[chosen], labels, persons, groups, _ids(given, role, len(labels)))
+        found = values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: the weight column holds something else than numbers") from error
+    odd = int((~(np.isfinite(found) & (found > 0))).sum())
+    if odd:
+        raise DataError(
+            f"{where}: {odd} weights are missing, infinite, or not above 0",
+            "leave out records that training left out, and give the others the weights that it used",
+        )
+    return found
 
 
 def _ids(given: NDArray[Any] | None, role: Role, count: int) -> NDArray[np.str_]:
@@ -201,14 +240,37 @@ def _ids(given: NDArray[Any] | None, role: Role, count: int) -> NDArray[np.str_]
     return np.array([str(value).strip() for value in given.tolist()], dtype=np.str_)
 
 
-def _read(source: Source, role: Role, manifest: DataManifest, base: Path, fetch: Fetch) -> Table:
-    path = _locate(source, base, fetch)
-    readers = {".npz": _from_npz, ".csv": _from_frame, ".parquet": _from_frame}
-    if path.suffix not in readers:
-        raise DataError(f"{path}: unknown kind of file {path.suffix!r}", "use .npz, .csv or .parquet")
-    table = readers[path.suffix](path, role, manifest)
-    _check_values(table, path, manifest)
-    return table if table.persons is None else replace(table, persons=_identities(table.persons))
+def _read(
+    asked: Mapping[Role, Source], manifest: DataManifest, base: Path, fetch: Fetch, work: Path, inputs: frames.Inputs
+) -> dict[Role, Table]:
+    """All sets, their features typed alike, large ones left on disk."""
+    told = manifest
+    if manifest.features is None and manifest.columns is None and inputs:
+        # A person whom the model takes as a feature must keep the type that the model knows.
+        told = manifest.model_copy(update={"features": [name for name, _ in inputs]})
+    tables: dict[Role, Table] = {}
+    for role, source in asked.items():
+        records = sources.read(source, told, base, fetch, work / str(role))
+        if isinstance(records, Mapping):
+            tables[role] = _from_arrays(records, role, manifest, source.shown)
+        else:
+            tables[role] = _from_frame(records, role, manifest, inputs, source.shown)
+    _same_columns(list(tables.values()))
+    names = [str(role) for role in tables]
+    if all(is_frame(table.features) for table in tables.values()):
+        found = [cast("pd.DataFrame", table.features) for table in tables.values()]
+        if manifest.columns is not None:
+            schema = {name: manifest.columns[name] for name in found[0].columns}
+            same: list[Any] = list(frames.typed(found, schema, names))
+        else:
+            same = list(frames.untyped(found, inputs, names))
+    else:
+        private_dir(work)
+        same = list(settle([cast("Features", table.features) for table in tables.values()], work))
+    for (role, source), features in zip(asked.items(), same, strict=True):
+        tables[role] = replace(tables[role], features=features)
+        _check_values(features, source.shown, manifest)
+    return tables
 
 
 _WHOLE = re.compile(r"([+-]?\d{1,4000})(?:\.0*)?")
@@ -220,38 +282,31 @@ def _identities(persons: NDArray[Any]) -> NDArray[np.str_]:
     return np.array([str(int(whole[1])) if (whole := _WHOLE.fullmatch(t)) else t for t in texts], dtype=np.str_)
 
 
-def _check_values(table: Table, path: Path, manifest: DataManifest) -> None:
-    import pandas as pd
-
-    if pd.isna(table.labels).any():
-        raise DataError(
-            f"{path}: {int(pd.isna(table.labels).sum())} labels are missing", "every record needs its label"
-        )
-    if table.persons is not None and pd.isna(table.persons).any():
-        raise DataError(f"{path}: {int(pd.isna(table.persons).sum())} person values are missing", "fill them in")
-    for name, values in _numeric_columns(table.features):
-        infinite = int(np.isinf(values).sum())
+def _check_values(features: AnyFeatures, where: str, manifest: DataManifest) -> None:
+    """No infinite values, and none that are missing unless the config allows it; arrays are read in blocks."""
+    for name, infinite, missing in _odd_values(features):
         if infinite:
-            raise DataError(f"{path}: feature {name} has {infinite} infinite values", "clean the data as in training")
-    if manifest.missing == "refuse":
-        for name, missing in _missing_counts(table.features):
-            if missing:
-                raise DataError(
-                    f"{path}: feature {name} has {missing} missing values (NaN)",
-                    "impute as in training, or say `missing: allow` under data: if the model handles them itself",
-                )
+            raise DataError(f"{where}: feature {name} has {infinite} infinite values", "clean the data as in training")
+        if missing and manifest.missing == "refuse":
+            raise DataError(
+                f"{where}: feature {name} has {missing} missing values (NaN)",
+                "impute as in training, or say `missing: allow` under data: if the model handles them itself",
+            )
 
 
-def _numeric_columns(features: Features) -> list[tuple[str, NDArray[Any]]]:
-    if isinstance(features, np.ndarray):
-        return [("array x", features)] if features.dtype.kind == "f" else []
-    return [(repr(name), c.to_numpy()) for name, c in features.items() if c.dtype.kind == "f"]
-
-
-def _missing_counts(features: Features) -> list[tuple[str, int]]:
-    if isinstance(features, np.ndarray):
-        return [("array x", int(np.isnan(features).sum()))] if features.dtype.kind == "f" else []
-    return [(repr(name), int(count)) for name, count in features.isna().sum().items()]
+def _odd_values(features: AnyFeatures) -> Iterator[tuple[str, int, int]]:
+    """(feature, infinite values, missing values) of each column, or of the array as a whole."""
+    if is_frame(features):
+        for name, column in features.items():
+            missing = column.isna().to_numpy()
+            plain = column.dtype.kind == "f" and not missing.all()
+            infinite = np.isinf(column.to_numpy(dtype=np.float64, na_value=np.nan)).sum() if plain else 0
+            yield repr(name), int(infinite), int(missing.sum())
+        return
+    array = cast("NDArray[Any] | Stored", features)
+    if array.dtype.kind in "fc":
+        counts = [(int(np.isinf(block).sum()), int(np.isnan(block).sum())) for _, block in blocks(array)]
+        yield "array x", sum(infinite for infinite, _ in counts), sum(missing for _, missing in counts)
 
 
 # --- cleaning -------------------------------------------------------------------------------------------------------
@@ -282,11 +337,20 @@ def _same_columns(tables: Sequence[Table]) -> None:
 
 def _hashes(tables: Mapping[Role, Table]) -> dict[Role, NDArray[np.uint64]]:
     """Content hashes of the rows; of one common table, since 5 in one file is 5.0 in a file with a fraction."""
+    hashes = row_hashes(concat([table.features for table in tables.values()]), _label_codes(tables))
+    return _split(hashes, tables)
+
+
+def _label_codes(tables: Mapping[Role, Table]) -> Ints:
+    """[n] over all tables: an integer per label, whatever the order of the rows."""
     names = [label for table in tables.values() for label in table.labels.tolist()]
     codes = {label: code for code, label in enumerate(sorted(set(names), key=repr))}
-    labels = np.array([codes[label] for label in names], dtype=np.int64)
-    hashes = row_hashes(concat([table.features for table in tables.values()]), labels)
-    return dict(zip(tables, np.split(hashes, np.cumsum([len(table) for table in tables.values()])[:-1]), strict=True))
+    return np.array([codes[label] for label in names], dtype=np.int64)
+
+
+def _split(values: NDArray[Any], tables: Mapping[Role, Table]) -> dict[Role, NDArray[Any]]:
+    """Values of all tables' rows, by table."""
+    return dict(zip(tables, np.split(values, np.cumsum([len(table) for table in tables.values()])[:-1]), strict=True))
 
 
 def _clean(tables: dict[Role, Table]) -> tuple[dict[Role, Table], dict[str, int], int]:
@@ -338,19 +402,132 @@ def _clean(tables: dict[Role, Table]) -> tuple[dict[Role, Table], dict[str, int]
     return tables, removed, candidates
 
 
-def load(manifest: DataManifest, base: Path, fetch: Fetch, *, reference: bool = False) -> Dataset:
-    """Read, check and clean the sets a manifest names; `reference` keeps the seen records, as the defence's own.
+# --- sampling -------------------------------------------------------------------------------------------------------
 
+
+def _sampled(
+    tables: dict[Role, Table], audit: AuditSample | None, seed: int
+) -> tuple[dict[Role, Table], dict[Role, tuple[int, int]]]:
+    """Tables of which persons drawn by lot remain members and non-members; the others may train shadows."""
+    wished = {} if audit is None else {Role.MEMBERS: audit.members, Role.NONMEMBERS: audit.nonmembers}
+    asked = {role: count for role, count in wished.items() if count is not None}
+    if not asked:
+        return tables, {}
+    hashes, classes = _hashes(tables), _split(_label_codes(tables), tables)
+    given = None
+    if tables[Role.MEMBERS].persons is not None:
+        given = np.concatenate([cast("NDArray[Any]", table.persons) for table in tables.values()])
+    persons = _split(_people(np.concatenate(list(hashes.values())), given)[0], tables)
+    found, rest, counts = dict(tables), [], {}
+    for role, count in asked.items():
+        rng = np.random.default_rng([_SAMPLE_STREAM, seed, list(Role).index(role)])
+        rows = draw(persons[role], classes[role], hashes[role], count, rng)
+        counts[role] = (int(rows.sum()), len(rows))
+        if not rows.all():
+            found[role] = tables[role].keep(rows)
+            rest.append(tables[role].keep(~rows))
+    if rest:
+        spare = [tables[Role.POPULATION]] if Role.POPULATION in tables else []
+        found[Role.POPULATION] = _joined([*spare, *rest], Role.POPULATION)
+    return found, counts
+
+
+def draw(persons: Ints, classes: Ints, keys: NDArray[np.uint64], count: int, rng: np.random.Generator) -> Bools:
+    """[n] rows of persons drawn by lot: of each class the same share of persons, of most classes' sizes rounded.
+
+    persons, classes, keys  [n] person and class of each row, and a number that tells the row's content
+    count                   rows wanted, about: persons are drawn, each with the same chance in its class
+    A person's class is its most frequent one. Every class keeps a person. The order of the rows does not matter.
+    """
+    if len(persons) <= count:
+        return np.ones(len(persons), dtype=np.bool_)
+    column = np.unique(persons, return_inverse=True)[1]
+    name = np.full(column.max() + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(name, column, keys)
+    of_person = _most_frequent(column, classes)
+    strata, sizes = np.unique(of_person, return_counts=True)
+    drawn = np.zeros(len(name), dtype=np.bool_)
+    for stratum, size in zip(strata, _shares(sizes, count / len(persons)), strict=True):
+        people = np.flatnonzero(of_person == stratum)
+        people = people[np.argsort(name[people], kind="stable")]
+        drawn[rng.permutation(people)[:size]] = True
+    return drawn[column]
+
+
+def _most_frequent(people: Ints, classes: Ints) -> Ints:
+    """[P] the class that most of a person's rows have, the lowest among equals."""
+    width = int(classes.max()) + 1
+    pairs, counts = np.unique(people * width + classes, return_counts=True)
+    order = np.lexsort((pairs, -counts, pairs // width))
+    first = np.unique(pairs[order] // width, return_index=True)[1]
+    return np.asarray(pairs[order][first] % width, dtype=np.int64)
+
+
+def _shares(sizes: Ints, share: float) -> Ints:
+    """[K] whole numbers near `share` of each size, that sum to that of the whole where each has at least one."""
+    exact = sizes * share
+    whole = np.floor(exact).astype(np.int64)
+    short = round(float(exact.sum())) - int(whole.sum())
+    whole[np.argsort(whole - exact, kind="stable")[:short]] += 1  # the largest remainders
+    return np.asarray(np.minimum(np.maximum(whole, 1), sizes), dtype=np.int64)
+
+
+def _joined(parts: Sequence[Table], role: Role) -> Table:
+    """Several tables under each other."""
+    first = parts[0]
+    return Table(
+        role,
+        concat([part.features for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        None if first.persons is None else np.concatenate([cast("NDArray[Any]", part.persons) for part in parts]),
+        {name: np.concatenate([part.groups[name] for part in parts]) for name in first.groups},
+        np.concatenate([part.ids for part in parts]),
+        _all_weights(parts),
+    )
+
+
+def _all_weights(parts: Sequence[Table]) -> NDArray[np.float64] | None:
+    weights = [part.weights for part in parts if part.weights is not None]
+    return np.concatenate(weights) if weights else None
+
+
+# --- all of it ------------------------------------------------------------------------------------------------------
+
+
+def load(
+    manifest: DataManifest,
+    base: Path,
+    fetch: Fetch,
+    *,
+    reference: bool = False,
+    work: Path | None = None,
+    inputs: frames.Inputs = (),
+    audit: AuditSample | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Read, type, check, clean and draw the sets that a manifest names.
+
+    base       relative paths start here
+    fetch      runs:/RUN/path -> local file
+    reference  keep the seen records, as those of the defence or of early stopping
+    work       private folder for what is fetched or large, needed as long as the records; None: there is nothing such
+    inputs     (column, MLflow type) of the candidate's signature
+    audit      how many records to draw; None: all are audited
+    seed       of that draw
     Errors: DataError (exit 2) for files, columns and values; NotEvaluable (exit 4) when a side is left empty.
     """
-    sources = {
+    if work is None:
+        with tempfile.TemporaryDirectory(prefix="privacy-gate-") as folder:
+            return load(
+                manifest, base, fetch, reference=reference, work=Path(folder), inputs=inputs, audit=audit, seed=seed
+            )
+    asked = {
         Role.MEMBERS: manifest.members,
         Role.NONMEMBERS: manifest.nonmembers,
         Role.POPULATION: manifest.population,
         Role.SEEN: manifest.seen,
     }
-    tables = {role: _read(s, role, manifest, base, fetch) for role, s in sources.items() if s is not None}
-    _same_columns(list(tables.values()))
+    tables = _read({role: s for role, s in asked.items() if s is not None}, manifest, base, fetch, work, inputs)
     train_size = manifest.train_size or len(tables[Role.MEMBERS])
     for role in (Role.MEMBERS, Role.NONMEMBERS):
         if not len(tables[role]):
@@ -366,6 +543,7 @@ def load(manifest: DataManifest, base: Path, fetch: Fetch, *, reference: bool = 
                 f"no {role} are left after removing {', '.join(f'{n} {why}' for why, n in removed.items() if n)}",
                 "the two sets must be different records of different persons",
             )
+    tables, sampled = _sampled(tables, audit, seed)
     roles = [Role.MEMBERS, Role.NONMEMBERS, Role.POPULATION, *([Role.SEEN] if reference else [])]
     kept = [tables[role] for role in roles if role in tables]
     count = {role: len(tables[role]) if role in tables and role in roles else 0 for role in Role}
@@ -395,6 +573,8 @@ def load(manifest: DataManifest, base: Path, fetch: Fetch, *, reference: bool = 
         ids=np.concatenate([table.ids for table in kept])[:audited],
         people=None if given is None else given[:audited].astype(np.str_),
         removed={why: count for why, count in removed.items() if count},
+        weights=_all_weights(kept),
+        sampled=sampled,
         twins=twins,
         reference=count[Role.SEEN],
     )
@@ -425,7 +605,8 @@ def _codes(labels: NDArray[Any]) -> Ints:
 
 def _table_digest(table: Table) -> str:
     persons = [] if table.persons is None else [str(p) for p in table.persons.tolist()]
-    return sha256_of_json([digest(table.features), [str(label) for label in table.labels.tolist()], persons])
+    weights = [] if table.weights is None else [table.weights.tolist()]
+    return sha256_of_json([digest(table.features), [str(label) for label in table.labels.tolist()], persons, *weights])
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------

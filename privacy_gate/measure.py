@@ -47,6 +47,7 @@ class View:
     absent    signal -> why this candidate does not give it
     failed    those of `absent` that fit the candidate, and broke when it was asked
     unfit     those of `absent` that are for another kind of record or model
+    by_lot    False: the pool holds records of one side of the answer key alone
     """
 
     seen: Observations
@@ -55,6 +56,7 @@ class View:
     absent: Mapping[str, str] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
     unfit: frozenset[str] = frozenset()
+    by_lot: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +88,7 @@ def measure(
         models = tuple(m for m in models if m is not ThreatModel.KNOWN_SUBSET) if attack.thresholded else ()
     outcomes: list[AttackOutcome] = []
     for model in models:
-        reason = _missing(attack, model, view)
+        reason = missing(attack, model, view)
         if reason:
             # A model that breaks when an attack asks it has not shown that the attack does not fit.
             if attack.requires & view.failed - set(view.seen.target):
@@ -124,7 +126,8 @@ def _answered(seen: Observations, audit: Audit) -> list[Slice]:
     return found
 
 
-def _missing(attack: Attack, model: ThreatModel, view: View) -> str:
+def missing(attack: Attack, model: ThreatModel, view: View) -> str:
+    """Why this attack cannot run under this threat model on what the view holds; "" if it can."""
     absent = sorted(attack.requires - set(view.seen.target))
     if absent:
         why = next((f": {view.absent[name]}" for name in absent if name in view.absent), "")
@@ -134,6 +137,9 @@ def _missing(attack: Attack, model: ThreatModel, view: View) -> str:
             return "needs shadow models to take its threshold from; there are none"
         if absent := sorted(attack.requires - set(view.pool.target)):
             return f"needs the signal {', '.join(absent)} of the shadow models, which were not asked for it"
+        if attack.reads_known and not view.by_lot:
+            # It would have learnt the target's members by heart, and none of the others: that alone tells them apart.
+            return "learns from the shadows' records, and who trained these shadows was not drawn by lot"
     if attack.min_in or attack.min_out:
         member = view.seen.reference_member
         if member is None:

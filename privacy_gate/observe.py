@@ -30,6 +30,13 @@ _NOISE_STREAM = 51  # keeps the defences' noise apart from every other use of th
 GIVEN = frozenset({"coordinates"})
 """Signals of the records themselves, which no model is asked for: see `inputs.coordinates`."""
 
+LABELS_ALONE = "the candidate answers with labels alone"
+
+
+def of_labels(name: str) -> bool:
+    """Whether a signal can be had of a model that tells its decision and nothing else."""
+    return name in GIVEN or name == "correctness" or (name in PROBES.names() and PROBES[name].needs == "labels")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoolPart:
@@ -59,6 +66,7 @@ class Answers:
     failed             those of `absent` whose probe broke on the candidate or on a shadow
     unfit              those of `absent` that are for another kind of record or model
     undefended         the same with shadows that were trained without the defence; None where that is no other thing
+    by_lot             whether it is by lot who trained the shadows; if not, the pool is of the target's one side alone
     """
 
     target: Outputs
@@ -75,6 +83,7 @@ class Answers:
     failed: frozenset[str] = frozenset()
     unfit: frozenset[str] = frozenset()
     undefended: Answers | None = None
+    by_lot: bool = True
 
 
 def from_shadows(
@@ -96,8 +105,9 @@ def from_shadows(
     parts = tuple(
         PoolPart(_part(o, rows), labels[rows], plan.member[s, rows], people, rows) for s, o in enumerate(shadows)
     )
-    member = plan.member[:, : len(target.values)] if len(shadows) else None
-    return Answers(target, tuple(shadows), parts, member, shadow_probes=tuple(probes) if probes and shadows else None)
+    member = plan.member[:, : len(target.values)] if len(shadows) and plan.by_lot else None
+    given = tuple(probes) if probes and shadows else None
+    return Answers(target, tuple(shadows), parts, member, shadow_probes=given, by_lot=plan.by_lot)
 
 
 def _part(outputs: Outputs, rows: Ints | slice) -> Outputs:
@@ -131,6 +141,9 @@ def observe(
     Raises NotEvaluable for a constant answer, and where a fitted defence has no reference records.
     """
     names = frozenset(SHOWN_SIGNALS.union(*(ATTACKS[name].requires for name in attacks)))
+    if answers.target.labels_only:
+        hidden = frozenset(name for name in names if not of_labels(name))
+        answers, names = _without(answers, hidden), names - hidden
     path = defences.around(lambda: _known_of_target(answers, audit), _noise_of(seed, 0), released=True)
     target = path(answers.target)
     if np.ptp(target.values, axis=0).max() == 0:
@@ -142,9 +155,8 @@ def observe(
     views = [_view(crowd, target, audit, names, adaptive=True)]
     if defences.output or answers.undefended is not None:
         views.append(_view(answers.undefended or answers, target, audit, names, adaptive=False))
-    member = answers.reference_member
     shadow_correct = None
-    if answers.shadows and member is not None:
+    if answers.shadows:
         # Through the same defence as the target: one that changes the top class changes it for both.
         shadow_correct = np.stack([o.values[: len(audit.labels)].argmax(1) == audit.labels for o in crowd.shadows])
     step = _resolution(crowd, target)
@@ -155,6 +167,18 @@ def observe(
         embedding=_embedding(target, step),
         target_correct=np.asarray(target.values.argmax(1) == audit.labels),
         shadow_correct=shadow_correct,
+    )
+
+
+def _without(answers: Answers, hidden: frozenset[str]) -> Answers:
+    """The answers of a candidate that tells labels alone: what takes scores does not fit it, and nobody is to blame."""
+    return replace(
+        answers,
+        absent={**answers.absent, **dict.fromkeys(sorted(hidden), LABELS_ALONE)},
+        failed=answers.failed - hidden,
+        unfit=answers.unfit | hidden,
+        probes={name: values for name, values in answers.probes.items() if name not in hidden},
+        undefended=None if answers.undefended is None else _without(answers.undefended, hidden),
     )
 
 
@@ -255,7 +279,7 @@ def _view(answers: Answers, target: Outputs, audit: Audit, names: frozenset[str]
         references=references,
         reference_member=answers.reference_member if references else None,
     )
-    return View(seen, pool, adaptive, answers.absent, answers.failed, answers.unfit)
+    return View(seen, pool, adaptive, answers.absent, answers.failed, answers.unfit, answers.by_lot)
 
 
 def _pooled_persons(parts: Sequence[PoolPart]) -> Ints:

@@ -26,15 +26,18 @@ from privacy_gate.datamodel import (
     Observations,
     Outputs,
     Regression,
+    RuleStatus,
+    Verdict,
 )
 from privacy_gate.errors import EvaluationFailed, GateError, StorageFailed, UsageError
 from privacy_gate.evaluate import HIGH_SCORE, evaluate
 from privacy_gate.inputs import look
+from privacy_gate.ladder import rungs, would_decide
 from privacy_gate.manifest import Dataset
 from privacy_gate.observe import Observed, from_file, observe
 from privacy_gate.policy import Policy, judge, notes
 from privacy_gate.policy.attempts import attempt_number
-from privacy_gate.preparation import Prepared, Progress, Silent, config_of, evaluated, gather, prepare
+from privacy_gate.preparation import Prepared, Progress, Silent, config_of, evaluated, facts, gather, prepare
 from privacy_gate.registry import RESTRICTED_FOLDER
 from privacy_gate.reports import clear, document
 from privacy_gate.reports.assemble import shadows as describe_shadows
@@ -67,6 +70,7 @@ def check(request: CheckRequest, progress: Progress | None = None, *, compare: b
                 evidence = _judge_model(request, terms, store, work, parts, watch, compare)
         policy = spent(terms.policy, evidence.attempt)
         verdict = judge(policy, evidence, waivers=terms.waivers, model=parts.model, today=terms.today)
+        parts.add(would_decide=_would_decide(parts, verdict))
     except UsageError:
         raise
     except GateError as error:
@@ -117,6 +121,7 @@ def _judge_model(
     watch.stage(f"running {len(terms.attacks)} attacks")
     observed = observe(answers, ready.audit, terms.attacks, ready.defences, parts.seed)
     _note_accuracy(ready, answers.shadows, observed, parts)
+    parts.evidence = facts(request, terms, ready, store, 0 if ready.plan is None else len(ready.plan.member))
     audit = ready.audit
     inputs = look(ready.dataset.features, audit.labels, audit.member, audit.persons, parts.seed)
     evaluation = evaluated(ready, terms, observed, parts.seed, inputs)
@@ -138,6 +143,13 @@ def _judge_model(
         compared = alternatives(request, terms, ready, evidence, observed, inputs, others, store, work, parts, watch)
         parts.add(alternatives=compared)
     return evidence
+
+
+def _would_decide(parts: Known, verdict: Verdict) -> tuple[str, ...]:
+    """What evidence would decide the rules that stay open; of predictions alone nobody can say."""
+    if parts.evidence is None or not any(o.status is RuleStatus.INCONCLUSIVE for o in verdict.rules):
+        return ()
+    return would_decide(rungs(parts.evidence), verdict.rules, parts.evidence.problem)
 
 
 def _rows(dataset: Dataset, audit: Audit, seen: Observations, evidence: Evidence) -> annex.Rows | None:

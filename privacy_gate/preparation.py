@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,27 +31,36 @@ from privacy_gate.datamodel import (
 from privacy_gate.defences import NOTHING, Declared, Defences, declared
 from privacy_gate.errors import NotEvaluable, UsageError
 from privacy_gate.evaluate import Evaluation, evaluate
-from privacy_gate.features import take
+from privacy_gate.existing import Place, Subject, existing
+from privacy_gate.features import Stored, take
 from privacy_gate.inputs import coordinates
+from privacy_gate.ladder import Facts, Kind
 from privacy_gate.manifest import DUPLICATES, Dataset
-from privacy_gate.observe import GIVEN, Answers, Observed, from_shadows
+from privacy_gate.observe import GIVEN, LABELS_ALONE, SHOWN_SIGNALS, Answers, Observed, from_shadows, of_labels
+from privacy_gate.policy import CATALOG as RULES
 from privacy_gate.policy import Policy
 from privacy_gate.procedure import FEWEST_RUNS
 from privacy_gate.registry import Registry, open_registry
-from privacy_gate.request import CheckRequest, Config
+from privacy_gate.reports import wording
+from privacy_gate.request import CheckRequest, Config, LoadedModel, Recipe
 from privacy_gate.sandbox import examine, probe
+from privacy_gate.sandbox.choice import choose, explained, warning
+from privacy_gate.sandbox.declared import agreed, form_of
 from privacy_gate.sandbox.outputs import Form
 from privacy_gate.sandbox.runtime import Runtime
+from privacy_gate.shadows import pace
 from privacy_gate.shadows import plan as plans
+from privacy_gate.shadows.recipes import choose as recipe_of
 from privacy_gate.shadows.recipes import wants_seen
 from privacy_gate.shadows.recipes.load import finished
 from privacy_gate.shadows.store import Store
-from privacy_gate.shadows.train import Shadows, TrainingTask, train
+from privacy_gate.shadows.train import Columns, Shadows, TrainingTask, train, usable_cores
 from privacy_gate.shadows.train import prepare as training_task
 from privacy_gate.signals import PROBES, misfit
 from privacy_gate.terms import Terms, seed_of, store_path
 from privacy_gate.validity import Inputs
 
+_TOO_LARGE = "the records do not fit into memory, and a probe changes them: score a sample (audit:)"
 _ORDER_STREAM = 5  # keeps this draw apart from every other use of the run's seed
 
 
@@ -101,6 +111,7 @@ class Prepared:
     plain     the same without the defence of the training; None where there is none
     loaded    answers of loaded shadows
     stops     (URI, model) of the checkpoints of the early-stopping benchmark, in the order of training
+    score_seconds  that the candidate's process took, its start included; None: not measured
     """
 
     registry: Registry
@@ -127,6 +138,7 @@ class Prepared:
     failed: frozenset[str] = frozenset()
     unfit: frozenset[str] = frozenset()
     stops: tuple[tuple[str, Candidate], ...] = ()
+    score_seconds: float | None = None
 
 
 def prepare(
@@ -146,6 +158,16 @@ def prepare(
     watch.stage(f"resolving {uri}")
     candidate = registry.resolve(uri, work / "candidate")
     parts.add(candidate=candidate)
+    runtime = choose(
+        config.environment,
+        request.device,
+        candidate,
+        folder=request.config_dir,
+        store=store_path(request),
+        stage=watch.stage,
+    )
+    if runtime.differs:
+        parts.warn(warning(runtime))
     stops = () if config.frontier is None else _stops(registry, config.frontier.checkpoints, work)
     tagged = declared(candidate.tags)
     defences = terms.defences or tagged.defences or NOTHING
@@ -156,6 +178,10 @@ def prepare(
         request.config_dir,
         lambda source: registry.fetch(source, work / "fetched"),
         reference=any(each.reference for each in (defences, *others)) or wants_seen(config.shadows.recipe),
+        work=work / "records",
+        inputs=candidate.inputs,
+        audit=config.audit,
+        seed=seed_of(request),
     )
     for each in (defences, *others):
         _require_reference(each, dataset)
@@ -164,21 +190,25 @@ def prepare(
         digests=dataset.digests,
         removed=dataset.removed,
         train_size=dataset.train_size,
+        sampled={str(role): counts for role, counts in dataset.sampled.items()},
         others={role: count for role, count in unaudited.items() if count},
     )
     watch.stage(f"scoring {dataset.audited:,} records with {candidate.resolved_uri} in a process of its own")
     asked = np.concatenate([np.arange(dataset.audited), np.flatnonzero(dataset.role_mask(Role.SEEN))])
     # In an order that tells nothing: members first would tell a model whom it is asked about, batch by batch.
     order = np.random.default_rng([_ORDER_STREAM, seed_of(request)]).permutation(len(asked))
-    form, runtime = Form(config.output.kind), Runtime(None, request.device)
-    description, scored = examine(
-        candidate,
-        take(dataset.features, asked[order]),
-        work,
-        form=form,
-        logs=store_path(request) / "logs",
-        runtime=runtime,
-    )
+    form = form_of(config.output, config.data.classes, dataset.raw_labels)
+    began = time.monotonic()
+    with explained(runtime):
+        description, scored = examine(
+            candidate,
+            take(dataset.features, asked[order]),
+            work,
+            form=form,
+            logs=store_path(request) / "logs",
+            runtime=runtime,
+        )
+    score_seconds = time.monotonic() - began
     answers = scored.outputs.values[np.argsort(order)]
     target = replace(scored.outputs, values=answers[: dataset.audited])
     beside = replace(scored.outputs, values=answers[dataset.audited :]) if dataset.reference else None
@@ -188,9 +218,14 @@ def prepare(
             f"the model throws dice: each record was asked {scored.queries} times and its answers averaged, "
             f"as an attacker would; {scored.changed:.1%} of the top classes changed between two answers"
         )
+    # Sixteen decisions of a model that throws dice have steps of a sixteenth: scores, but to be had from labels.
+    labelled = target.kind == "probabilities" and target.resolution * scored.queries >= 1
+    if target.labels_only:
+        _tell_labels_alone(terms, parts)
     if dataset.twins:
         parts.warn(f"{dataset.twins:,} records are identical to another one; copies count as one person")
-    classes = manifest.class_order(description.classes, config.data.classes, scored.outputs.values.shape[1])
+    agreed(config.output, config.data.classes, description.classes)
+    classes = manifest.class_order(description.classes, form.classes, scored.outputs.values.shape[1])
     labels = manifest.encode(dataset.raw_labels, classes)
     audit = manifest.audit(dataset, labels, classes)
     parts.add(audit=audit)
@@ -204,7 +239,7 @@ def prepare(
         labels=labels,
         classes=classes,
         target=target,
-        form=form.of("labels" if form.kind == "labels" else target.kind),
+        form=Form("labels" if labelled else target.kind, classes, form.positive),
         runtime=runtime,
         beside=beside,
         defences=defences,
@@ -213,8 +248,31 @@ def prepare(
         plan=None,
         task=None,
         stops=stops,
+        score_seconds=score_seconds,
     )
-    return _planned(request, probed(request, terms, bare, work, parts, watch))
+    return _planned(request, terms, probed(request, terms, bare, work, parts, watch), work, watch)
+
+
+def _tell_labels_alone(terms: Terms, parts: Known) -> None:
+    """What cannot be run and decided without scores, for the report."""
+    rules = {rule.id: rule.settings for rule in terms.policy.rules if rule.settings.action != "off"}
+    metric = {id: RULES[id].metric for id in rules}
+    asked = [getattr(rules[id], "attacks", None) or terms.attacks for id in rules if metric[id] == "attacks.required"]
+    blind = [id for id in terms.attacks if _needs_scores(id)]
+    parts.warn(
+        f"{LABELS_ALONE}: {len(blind)} of {len(terms.attacks)} attacks need scores and were not run; "
+        "what that leaves open is under the limitations"
+    )
+    text = wording.labels_alone(
+        cannot_pass=[id for id in rules if metric[id].startswith("attack.tpr_at_fpr")],
+        unmeasured=[id for id in rules if metric[id].startswith("risk.")],
+        required=[id for ids in asked for id in ids if _needs_scores(id)],
+    )
+    parts.add(access=wording.LABELS_ACCESS, limitations=(*parts.found.get("limitations", ()), text))
+
+
+def _needs_scores(attack: str) -> bool:
+    return attack in ATTACKS and not all(of_labels(name) for name in ATTACKS[attack].requires)
 
 
 def config_of(request: CheckRequest) -> Config:
@@ -280,8 +338,13 @@ def probed(request: CheckRequest, terms: Terms, ready: Prepared, work: Path, par
         given["coordinates"] = coordinates(dataset.features, dataset.audited)
     module = ready.candidate.flavor == "pytorch"
     misfits = {name: why for name in names if (why := misfit(PROBES[name], dataset.features, module))}
+    if ready.target.labels_only:
+        misfits |= {name: LABELS_ALONE for name in names if not of_labels(name)}
     names = tuple(name for name in names if name not in misfits)
     ready = replace(ready, given=given, probes={}, absent=misfits, failed=frozenset(), unfit=frozenset(misfits))
+    if isinstance(dataset.features, Stored):
+        # They fit the model, and would find something: that they are missing must not look as if they did not apply.
+        return replace(ready, absent={**misfits, **dict.fromkeys(names, _TOO_LARGE)})
     if not names:
         return ready
     watch.stage(f"probing the candidate: {', '.join(names)}")
@@ -311,27 +374,86 @@ def probed(request: CheckRequest, terms: Terms, ready: Prepared, work: Path, par
 # --- shadows ----------------------------------------------------------------------------------------------------------
 
 
-def _planned(request: CheckRequest, ready: Prepared) -> Prepared:
+def _planned(request: CheckRequest, terms: Terms, ready: Prepared, work: Path, watch: Progress) -> Prepared:
+    """With the plan of the shadows; of shadows that exist already also their answers. Trains nothing."""
+    recipe = config_of(request).shadows.recipe
+    named = recipe.load
+    planned = _drawn(request, ready) if named is None else _loaded(request, ready, named, work, watch)
+    _require_own_kind(terms.policy, planned.plan)
+    return planned
+
+
+def _drawn(request: CheckRequest, ready: Prepared) -> Prepared:
+    """Shadows that are still to be trained, or are in the store."""
     config, dataset, labels = config_of(request), ready.dataset, ready.labels
     members, nonmembers = dataset.role_mask(Role.MEMBERS), dataset.role_mask(Role.NONMEMBERS)
     population = dataset.role_mask(Role.POPULATION)
-    count, seed, recipe = config.shadows.count, seed_of(request), config.shadows.recipe
-    if recipe.load is not None:
-        assert isinstance(recipe.load, str)
-        path = request.config_dir / recipe.load
-        pool = members | nonmembers
-        plan, outputs = finished(path, len(labels), len(ready.classes), pool, dataset.train_size)
-        return replace(ready, plan=plan, loaded=tuple(outputs))
+    count, seed = config.shadows.count, seed_of(request)
     if count == 0:
         return ready
     if config.shadows.plan == "disjoint":
         plan = plans.disjoint(dataset.persons, population, count, dataset.train_size, seed, labels)
     else:
         plan = plans.balanced(dataset.persons, members, nonmembers, population, count, dataset.train_size, seed)
+    plan = replace(plan, proxy=proxy_of(config))
     asked = plan.pool | members | nonmembers
     task = training(request, ready, ready.defences, probes=tuple(ready.probes), asked=asked)
     plain = training(request, ready, NOTHING) if ready.defences.training else None
     return replace(ready, plan=plan, task=task, plain=plain)
+
+
+def _loaded(
+    request: CheckRequest, ready: Prepared, named: str | list[LoadedModel], work: Path, watch: Progress
+) -> Prepared:
+    """Shadows that somebody else trained: their answers, or the models themselves, which are asked now."""
+    config, dataset = config_of(request), ready.dataset
+    if isinstance(named, str):
+        path, pool = request.config_dir / named, np.arange(len(ready.labels)) < dataset.audited
+        plan, outputs = finished(path, len(ready.labels), len(ready.classes), pool, dataset.train_size)
+        return replace(ready, plan=replace(plan, proxy=proxy_of(config)), loaded=tuple(outputs))
+    subject = Subject(
+        ready.candidate, ready.description, dataset, ready.audit, ready.classes, ready.form, ready.runtime
+    )
+    found = existing(
+        named,
+        config.data,
+        subject,
+        Place(
+            ready.registry,
+            Store(store_path(request)),
+            request.config_dir,
+            work,
+            logs=store_path(request) / "logs",
+            timeout=config.shadows.timeout,
+            seed=seed_of(request),
+            tell=watch.stage,
+        ),
+    )
+    reasons = "; ".join(reason for reason in (proxy_of(config), found.plan.proxy) if reason)
+    return replace(ready, plan=replace(found.plan, proxy=reasons), loaded=found.outputs)
+
+
+def proxy_of(config: Config) -> str:
+    """Why the configured shadows are not of the candidate's own kind, as far as the config alone tells; "" if not."""
+    recipe = config.shadows.recipe
+    own = "" if recipe.load else _own_word(recipe)
+    return "; ".join(reason for reason in (config.shadows.proxy or "", own) if reason)
+
+
+def _own_word(recipe: Recipe) -> str:
+    told = getattr(recipe_of(recipe), "proxy", None)
+    return str(told(recipe)) if callable(told) else ""
+
+
+def _require_own_kind(policy: Policy, plan: ShadowPlan | None) -> None:
+    """A policy about the training procedure judges the shadows themselves, each in the candidate's place."""
+    if policy.estimand is not Estimand.PROCEDURE or plan is None or (plan.by_lot and not plan.proxy):
+        return
+    why = f"are of another kind than the candidate ({plan.proxy})" if plan.proxy else "were not drawn by lot"
+    raise NotEvaluable(
+        f"the policy asks about the training procedure, and the shadows {why}",
+        "train shadows with the candidate's own recipe, or set `estimand: artefact` in the policy",
+    )
 
 
 def training(
@@ -363,6 +485,8 @@ def training(
         asked=asked,
         trace=trace,
         weights=dataset.weights,
+        persons=dataset.persons if dataset.has_persons else None,
+        columns=Columns(config.data.label, config.data.weight, config.data.person),
         runtime=ready.runtime,
     )
 
@@ -372,6 +496,7 @@ def shadows_of(
 ) -> Shadows:
     """The plan's shadows, from the store or trained now; counts go into the report."""
     config = config_of(request)
+    began = time.monotonic()
     made = train(
         plan,
         task,
@@ -382,7 +507,62 @@ def shadows_of(
         progress=lambda p: watch.shadows(p.done, p.total, p.cached, p.remaining),
     )
     parts.trained, parts.cached = (parts.trained or 0) + made.trained, (parts.cached or 0) + made.cached
+    if made.trained:
+        workers = min(request.jobs or usable_cores(), made.trained)
+        pace.remember(store, task, plan.train_size, (time.monotonic() - began) * workers / made.trained)
     return made
+
+
+def facts(request: CheckRequest, terms: Terms, ready: Prepared, store: Store, cached: int) -> Facts:
+    """What the ladder of evidence is worked out from; `cached` of the planned shadows are in the store."""
+    config, dataset, plan = config_of(request), ready.dataset, ready.plan
+    task, problem = ready.task, ""
+    if config.shadows.recipe.load is not None:
+        problem = "clone, model, python or command in place of load"
+    elif task is None:
+        try:
+            task = training(request, ready, ready.defences)
+        except UsageError as error:
+            problem = error.what
+    asked = {*SHOWN_SIGNALS, *(name for id in terms.attacks for name in ATTACKS[id].requires)}
+    told_by_labels = {name: LABELS_ALONE for name in asked if ready.target.labels_only and not of_labels(name)}
+    return Facts(
+        attacks=terms.attacks,
+        policy=terms.in_effect,
+        members=len(np.unique(ready.audit.persons[ready.audit.member])),
+        nonmembers=len(np.unique(ready.audit.persons[~ready.audit.member])),
+        records=(dataset.members, dataset.nonmembers),
+        train_size=dataset.train_size,
+        jobs=request.jobs or usable_cores(),
+        run_seconds=ready.candidate.run_seconds,
+        shadow_seconds=None if task is None else pace.recall(store, task, dataset.train_size),
+        score_seconds=ready.score_seconds,
+        absent={**ready.absent, **told_by_labels},
+        failed=ready.failed,
+        unfit=ready.unfit,
+        flavor=ready.candidate.flavor,
+        description=ready.description,
+        plan=config.shadows.plan,
+        chosen=_chosen(config, ready),
+        cached=cached,
+        proxy="" if plan is None else plan.proxy,
+        by_lot=plan is None or plan.by_lot,
+        size=plan.size if plan is not None and plan.sizes else None,
+        problem=problem,
+        heads_own=config.shadows.recipe.head is not None and config.shadows.recipe.head.frozen,
+    )
+
+
+def _chosen(config: Config, ready: Prepared) -> tuple[Kind, int]:
+    """The rung of the ladder that the config asks for."""
+    if ready.plan is None:
+        return "none", 0
+    count, recipe = len(ready.plan.member), config.shadows.recipe
+    if isinstance(recipe.load, list):
+        # A registry's versions are named like the candidate; the models of folds seldom are.
+        name = f"models:/{ready.candidate.name}/"
+        return "versions" if all(one.model.startswith(name) for one in recipe.load) else "folds", count
+    return "heads" if recipe.head is not None else "shadows", count
 
 
 def of_candidate(ready: Prepared) -> Answers:
@@ -443,6 +623,7 @@ def with_shadows(
         reference_member=found.reference_member,
         shadow_probes=found.shadow_probes,
         beside_shadows=others,
+        by_lot=found.by_lot,
     )
 
 

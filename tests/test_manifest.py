@@ -9,9 +9,10 @@ import pytest
 
 from privacy_gate.datamodel import Role
 from privacy_gate.errors import DataError, NotEvaluable
-from privacy_gate.features import is_frame
-from privacy_gate.manifest import DUPLICATES, SHARED_PERSONS, Dataset, audit, class_order, encode, load
-from privacy_gate.request import DataManifest
+from privacy_gate.features import Stored, is_frame
+from privacy_gate.manifest import DUPLICATES, SHARED_PERSONS, Dataset, audit, class_order, draw, encode, load
+from privacy_gate.request import AuditSample, DataManifest
+from privacy_gate.shadows.plan import balanced
 from privacy_gate.storage import sha256_of_file
 
 
@@ -266,3 +267,234 @@ def test_copies_join_the_persons_that_share_them(tmp_path: Path) -> None:
     assert of_0 == of_14
     assert len(of_0) == 1
     assert len(np.unique(data.persons[:31])) == 14
+
+
+# --- typed columns ----------------------------------------------------------------------------------------------------
+
+
+def test_a_schema_gives_order_types_and_levels_to_all_sets(tmp_path: Path) -> None:
+    members, nonmembers = table(30), table(20, 1000).assign(town="c")
+    files = csv(tmp_path, members=members, nonmembers=nonmembers)
+    schema = {"town": {"dtype": "category", "levels": ["c", "b", "a"]}, "age": "float32"}
+    data = read(tmp_path, **files, schema=schema, person="who")
+    assert is_frame(data.features)
+    assert list(data.features.columns) == ["town", "age"]
+    assert data.features["town"].cat.categories.tolist() == ["c", "b", "a"]
+    assert data.features["age"].dtype == np.float32
+    schema["town"]["levels"] = ["a", "b"]  # type: ignore[index]
+    with pytest.raises(DataError, match="nonmembers: column 'town' is declared category, 20 values are not among"):
+        read(tmp_path, **files, schema=schema, person="who")
+
+
+def test_the_signature_says_which_columns_are_features(tmp_path: Path) -> None:
+    files = csv(tmp_path, members=table(30), nonmembers=table(20, 1000))
+    manifest = DataManifest.model_validate({**files, "person": "who"})
+    inputs = (("town", "string"), ("age", "double"))
+    data = load(manifest, tmp_path, refuse, inputs=inputs)
+    assert is_frame(data.features)
+    assert list(data.features.columns) == ["town", "age"]
+    with pytest.raises(DataError, match=r"members\.csv: no feature column 'income', which the model's signature names"):
+        load(manifest, tmp_path, refuse, inputs=(*inputs, ("income", "double")))
+
+
+def test_a_person_that_the_signature_names_keeps_its_type(tmp_path: Path) -> None:
+    files = csv(tmp_path, members=table(30), nonmembers=table(20, 1000))
+    manifest = DataManifest.model_validate({**files, "person": "who"})
+    data = load(manifest, tmp_path, refuse, inputs=(("who", "long"), ("age", "double")))
+    assert is_frame(data.features)
+    assert data.features["who"].dtype == np.int64
+
+
+def test_categories_of_parquet_have_one_set_of_levels(tmp_path: Path) -> None:
+    for name, frame, town in (("members", table(30), "north"), ("nonmembers", table(20, 1000), "east")):
+        frame.assign(town=pd.Categorical([town] * len(frame))).to_parquet(tmp_path / f"{name}.parquet")
+    data = read(tmp_path, members="members.parquet", nonmembers="nonmembers.parquet", person="who")
+    assert is_frame(data.features)
+    assert data.features["town"].cat.categories.tolist() == ["east", "north"]
+
+
+def test_nullable_labels_are_numbers_and_missing_ones_are_counted(tmp_path: Path) -> None:
+    for name, frame in (("members", table(30)), ("nonmembers", table(20, 1000))):
+        frame.astype({"y": "Int64"}).to_parquet(tmp_path / f"{name}.parquet")
+    sets = {"members": "members.parquet", "nonmembers": "nonmembers.parquet"}
+    assert read(tmp_path, **sets, person="who").raw_labels.dtype == np.int64
+    odd = table(20, 1000).astype({"y": "Int64"})
+    odd.loc[:2, "y"] = None
+    odd.to_parquet(tmp_path / "nonmembers.parquet")
+    with pytest.raises(DataError, match="3 labels are missing"):
+        read(tmp_path, **sets, person="who")
+
+
+def test_a_schema_for_arrays_is_refused(tmp_path: Path) -> None:
+    for name in ("members", "nonmembers"):
+        np.savez(tmp_path / f"{name}.npz", x=np.ones((4, 2)), y=np.zeros(4, int))
+    with pytest.raises(DataError, match="arrays, whose columns have no names"):
+        read(tmp_path, members="members.npz", nonmembers="nonmembers.npz", schema={"a": "float"})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_arrays_in_files_of_their_own_are_checked_and_left_there(
+    tmp_path: Path, bad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privacy_gate.features.LARGE", 1000)
+    rng = np.random.default_rng(0)
+    for name in ("members", "nonmembers"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "x.npy", rng.normal(size=(40, 3, 2)))
+        np.save(tmp_path / name / "y.npy", np.arange(40) % 2)
+    data = load(DataManifest(members="members", nonmembers="nonmembers"), tmp_path, refuse, work=tmp_path / "work")
+    assert isinstance(data.features, Stored)
+    assert data.features.shape == (80, 3, 2)
+    x = np.load(tmp_path / "members" / "x.npy")
+    np.testing.assert_array_equal(data.features[:40], x)
+    x[17, 2, 1] = bad
+    np.save(tmp_path / "members" / "x.npy", x)
+    with pytest.raises(DataError, match=r"feature array x has 1 (infinite|missing)"):
+        load(DataManifest(members="members", nonmembers="nonmembers"), tmp_path, refuse, work=tmp_path / "work")
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_follow_their_records_and_are_no_feature(tmp_path: Path) -> None:
+    members, nonmembers = (f.assign(w=f.who + 1.5) for f in (table(30), table(20, 1000)))
+    nonmembers.loc[0, ["age", "town", "y"]] = members.loc[29, ["age", "town", "y"]].to_numpy()  # leaves both sets
+    data = read(tmp_path, **csv(tmp_path, members=members, nonmembers=nonmembers), drop=["who"], weight="w")
+    assert is_frame(data.features)
+    assert list(data.features.columns) == ["age", "town"]
+    assert data.weights is not None
+    np.testing.assert_array_equal(data.weights, [*np.arange(29) + 1.5, *np.arange(1001, 1020) + 1.5])
+    for name, frame in (("members", members), ("nonmembers", nonmembers)):
+        np.savez(tmp_path / f"{name}.npz", x=frame[["age"]].to_numpy(), y=frame.y.to_numpy(), w=frame.w.to_numpy())
+    arrays = read(tmp_path, members="members.npz", nonmembers="nonmembers.npz", weight="w")
+    np.testing.assert_array_equal(arrays.weights, data.weights)
+    assert read(tmp_path, members="members.npz", nonmembers="nonmembers.npz").weights is None
+    assert read(tmp_path, members="members.npz", nonmembers="nonmembers.npz").digest != arrays.digest
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
+def test_a_weight_that_is_none_is_counted(tmp_path: Path, bad: float) -> None:
+    members, nonmembers = (f.assign(w=1.0) for f in (table(30), table(20, 1000)))
+    members.loc[[3, 4], "w"] = bad
+    with pytest.raises(DataError, match=r"members\.csv: 2 weights are missing, infinite, or not above 0"):
+        read(tmp_path, **csv(tmp_path, members=members, nonmembers=nonmembers), weight="w")
+    members["w"] = "much"
+    with pytest.raises(DataError, match="something else than numbers"):
+        read(tmp_path, **csv(tmp_path, members=members, nonmembers=nonmembers), weight="w")
+
+
+# --- a sample of persons ----------------------------------------------------------------------------------------------
+
+
+def people(n: int, start: int, seed: int = 0) -> pd.DataFrame:
+    """Persons of one to four rows, a tenth of class 2, the rest of 0 and 1; some with one row of another class."""
+    rng = np.random.default_rng([seed, start])
+    size = rng.integers(1, 5, n)
+    kind = np.where(np.arange(n) % 10 == 0, 2, np.arange(n) % 2)
+    frame = pd.DataFrame({"who": np.repeat(start + np.arange(n), size), "y": np.repeat(kind, size)})
+    odd = np.cumsum(size)[size >= 3] - 1
+    frame.loc[odd[::3], "y"] = 1 - np.minimum(frame.loc[odd[::3], "y"], 1)
+    return frame.assign(age=rng.normal(size=len(frame)), w=rng.uniform(1, 2, len(frame)))
+
+
+def sampled(folder: Path, inside: pd.DataFrame, outside: pd.DataFrame, seed: int = 0, **audit: int) -> Dataset:
+    manifest = DataManifest.model_validate(
+        {**csv(folder, members=inside, nonmembers=outside), "person": "who", "weight": "w", "id": "row"}
+    )
+    return load(manifest, folder, refuse, audit=AuditSample(**audit), seed=seed)
+
+
+def both() -> tuple[pd.DataFrame, pd.DataFrame]:
+    frames = [people(400, 0), people(300, 1000)]
+    return tuple(f.assign(row=[f"{i}:{r}" for r in range(len(f))]) for i, f in enumerate(frames))  # type: ignore[return-value]
+
+
+def test_whole_persons_are_drawn_and_the_others_become_population(tmp_path: Path) -> None:
+    members, nonmembers = both()
+    data = sampled(tmp_path, members, nonmembers, members=300, nonmembers=200)
+    assert data.people is not None
+    drawn = set(data.people[: data.members].tolist())
+    assert data.members == int(members.who.astype(str).isin(drawn).sum())  # all rows of each of them
+    assert data.sampled == {
+        Role.MEMBERS: (data.members, len(members)),
+        Role.NONMEMBERS: (data.nonmembers, len(nonmembers)),
+    }
+    # Persons have 2.5 rows on average, between 1 and 4: 120 of them are 300 rows, give or take 5 standard errors.
+    assert abs(data.members - 300) < 5 * 1.12 * np.sqrt(120)
+    assert data.population == len(members) + len(nonmembers) - data.audited
+    assert data.train_size == len(members)
+    outside = set(data.persons[data.role_mask(Role.POPULATION)].tolist())
+    assert not outside & set(data.persons[: data.audited].tolist())
+    # Every record is still there, with its own weight.
+    assert data.weights is not None
+    assert is_frame(data.features)
+    whole = pd.concat([members, nonmembers])
+    weight = dict(zip(whole.age, whole.w, strict=True))
+    assert sorted(data.features["age"]) == sorted(whole.age)
+    np.testing.assert_array_equal([weight[age] for age in data.features["age"]], data.weights)
+
+
+def test_each_class_keeps_its_share_of_persons(tmp_path: Path) -> None:
+    members, nonmembers = both()
+    data = sampled(tmp_path, members, nonmembers, members=300)
+    assert data.people is not None
+    assert data.nonmembers == len(nonmembers)
+    assert list(data.sampled) == [Role.MEMBERS]
+    drawn = set(data.people[: data.members].tolist())
+    mode = members.groupby("who").y.agg(lambda y: y.value_counts().sort_index().idxmax())
+    share = 300 / len(members)
+    for kind, count in mode.value_counts().items():
+        there = sum(str(who) in drawn for who in mode.index[mode == kind])
+        assert abs(there - count * share) < 1, kind
+
+
+def test_the_draw_is_the_seeds_and_not_the_files(tmp_path: Path) -> None:
+    members, nonmembers = both()
+    names = [
+        set(sampled(tmp_path, m, nonmembers, seed, members=300).ids.tolist())
+        for m, seed in (
+            (members, 0),
+            (members.sample(frac=1, random_state=1), 0),
+            (members, 1),
+        )
+    ]
+    assert names[0] == names[1]
+    assert names[0] != names[2]
+
+
+def test_each_person_of_a_class_has_the_same_chance() -> None:
+    """Over 400 seeds: each of 20 persons, whatever their number of rows, is drawn in 400 * 0.5 of them."""
+    persons = np.repeat(np.arange(20), np.arange(20) % 4 + 1)
+    keys = np.random.default_rng(0).integers(0, 2**63, len(persons)).astype(np.uint64)
+    counts = np.zeros(20)
+    for seed in range(400):
+        rows = draw(persons, np.zeros(len(persons), np.int64), keys, len(persons) // 2, np.random.default_rng(seed))
+        counts[np.unique(persons[rows])] += 1
+    # Each count is binomial(400, 0.5): 5 standard deviations, of which 20 persons exceed none but once in 80,000.
+    assert np.abs(counts - 200).max() < 5 * 10
+
+
+def test_where_fewer_are_there_all_are_audited(tmp_path: Path) -> None:
+    members, nonmembers = both()
+    data = sampled(tmp_path, members, nonmembers, members=10**6, nonmembers=len(nonmembers))
+    assert (data.members, data.nonmembers, data.population) == (len(members), len(nonmembers), 0)
+    assert data.sampled[Role.MEMBERS] == (len(members), len(members))
+
+
+def test_a_rare_class_keeps_somebody() -> None:
+    classes = np.array([0] * 99 + [1])
+    rows = draw(np.arange(100), classes, np.arange(100, dtype=np.uint64), 10, np.random.default_rng(0))
+    assert rows[99]
+    assert rows.sum() in (10, 11)
+
+
+def test_shadows_of_a_sample_are_balanced_and_as_large_as_the_target(tmp_path: Path) -> None:
+    data = sampled(tmp_path, *both(), members=300, nonmembers=300)
+    members, nonmembers, population = (data.role_mask(r) for r in (Role.MEMBERS, Role.NONMEMBERS, Role.POPULATION))
+    plan = balanced(data.persons, members, nonmembers, population, 8, data.train_size, 0)
+    assert not (plan.pool & population).any()
+    inside = plan.member[:, : data.audited].sum(axis=0)
+    assert inside.min() >= 2
+    assert inside.max() <= 6
+    sizes = plan.member.sum(axis=1)
+    assert np.abs(sizes - data.train_size).max() <= 4  # a person has at most 4 rows

@@ -66,6 +66,7 @@ def check(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Worker processes. Default: the usable cores.", show_default=False)
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda: where torch models are trained and scored.")] = "cpu",
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="End with 0 instead of 1; recorded.")] = False,
     no_mlflow_log: Annotated[bool, typer.Option("--no-mlflow-log", help="Write nothing back to MLflow.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict only.")] = False,
@@ -96,6 +97,7 @@ def check(
         records=records,
         seed=seed,
         jobs=jobs,
+        device=device,
         exit_zero=exit_zero,
         mlflow_log=not no_mlflow_log,
     )

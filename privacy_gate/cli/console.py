@@ -149,6 +149,10 @@ def show_verdict(report: Report, paths: dict[str, str]) -> None:
             say(Text(f"  hint: {clean(error.hint)}"))
     mark, style = MARKS[verdict.status]
     say(Text(f"{mark} {verdict.status.replace('_', ' ').upper()}  {clean(verdict.headline)}", style=style))
+    for text in report.would_decide:
+        say(Text(f"  to decide: {clean(text)}"))
+    if report.data is not None and report.data.coverage.startswith("sample"):
+        say(Text(f"  audited: {clean(report.data.coverage)}"))
     if verdict.exit_zero and verdict.status == "fail":
         say(Text("--exit-zero: the policy is violated, the exit code is 0 because you asked for it", style="yellow"))
     for name, path in paths.items():

@@ -102,6 +102,7 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Worker processes. Default: the usable cores.", show_default=False)
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda, as for check.")] = "cpu",
     no_mlflow_log: Annotated[bool, typer.Option("--no-mlflow-log", help="Write nothing back to MLflow.")] = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The table only.")] = False,
@@ -130,6 +131,7 @@ def compare(
         formats=("html", "markdown"),
         seed=seed,
         jobs=jobs,
+        device=device,
         mlflow_log=not no_mlflow_log,
     )
     outcome = run_check(request, ConsoleProgress(quiet=quiet), compare=True)

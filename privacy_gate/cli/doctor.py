@@ -16,7 +16,7 @@ from privacy_gate.cli import app
 from privacy_gate.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
-    from privacy_gate.request import CheckRequest, Config
+    from privacy_gate.request import CheckRequest, Config, Source
 
 GIGABYTE = 1 << 30
 LEAST_FREE, COMFORTABLE_FREE = GIGABYTE // 4, 2 * GIGABYTE
@@ -87,6 +87,8 @@ def examine(config: Path | None, store: Path | None, out: Path) -> list[Examined
     findings += found
     if request is not None and request.config is not None:
         findings += _files(request.config, request.config_dir)
+        findings += _environment(request.config, request.config_dir)
+        findings += _command(request.config, request.config_dir)
     if request is not None:
         findings += [*_registry(request.config), *_disk("store", _store_of(request), private=True)]
     return [*findings, *_disk("report", out, private=False)]
@@ -175,29 +177,109 @@ def _failed(name: str, error: GateError) -> Examined:
 
 
 def _files(config: Config, folder: Path) -> list[Examined]:
-    """Whether the files that the config names are there; what is in them `plan` will tell."""
-    recipe = config.shadows.recipe
-    named = {
-        "data.members": config.data.members.path,
-        "data.nonmembers": config.data.nonmembers.path,
-        "data.population": config.data.population.path if config.data.population else None,
-        "data.seen": config.data.seen.path if config.data.seen else None,
-        "shadows.recipe.model": recipe.model.rpartition(":")[0] if recipe.model else None,
-        "shadows.recipe.python": recipe.python.rpartition(":")[0] if recipe.python else None,
-        "shadows.recipe.load": recipe.load if isinstance(recipe.load, str) else None,
+    """Whether what the config names is there; what is in it `plan` will tell. Opens no URL, runs nothing."""
+    findings = [found for name, source in _sources(config).items() for found in _source(name, source, folder)]
+    for name, path in _paths(config).items():
+        if path is not None and not path.startswith("runs:/"):
+            findings += _there(name, folder / path, folder=False)
+    failed = any(finding.status == "fail" for finding in findings)
+    return findings if failed else [*findings, Examined("data", "ok", "every file that the config names is there")]
+
+
+def _sources(config: Config) -> dict[str, Source]:
+    """Every set of records that the config names."""
+    data, load = config.data, config.shadows.recipe.load
+    roles = {"members": data.members, "nonmembers": data.nonmembers, "population": data.population, "seen": data.seen}
+    named = {f"data.{role}": source for role, source in roles.items() if source is not None}
+    models = [] if load is None or isinstance(load, str) else load
+    return named | {f"shadows.recipe.load[{i}].members": model.members for i, model in enumerate(models)}
+
+
+def _paths(config: Config) -> dict[str, str | None]:
+    """Every other file that the config names, of `path.py:function` the path."""
+    recipe, training = config.shadows.recipe, config.shadows.recipe.training
+    teacher = training.teacher if training else None
+    functions = {
+        "shadows.recipe.model": recipe.model,
+        "shadows.recipe.python": recipe.python,
+        "shadows.recipe.fit.callbacks": recipe.fit.callbacks if recipe.fit else None,
+        "shadows.recipe.training.augment": training.augment if training else None,
+        "shadows.recipe.training.teacher.model": teacher.model if teacher else None,
     }
-    findings = []
-    for name, path in named.items():
-        if path is None or path.startswith("runs:/"):
-            continue
-        place = folder / path
-        if not place.is_file():
-            findings.append(
-                Examined(name, "fail", f"{place}: no such file", "paths start at the config", ExitCode.USAGE)
-            )
-        elif not os.access(place, os.R_OK):
-            findings.append(Examined(name, "fail", f"{place}: not readable", "give this user read access"))
-    return findings or [Examined("data", "ok", "every file that the config names is there")]
+    return {name: reference.rpartition(":")[0] if reference else None for name, reference in functions.items()} | {
+        "shadows.recipe.load": recipe.load if isinstance(recipe.load, str) else None,
+        "shadows.recipe.training.initial": training.initial if training else None,
+        "shadows.recipe.training.teacher.weights": teacher.weights if teacher else None,
+    }
+
+
+def _source(name: str, source: Source, folder: Path) -> list[Examined]:
+    from privacy_gate.sources import CATALOG, choose, functions, places, urls
+
+    try:
+        if source.format is not None:
+            CATALOG[source.format]  # raises where there is none
+        if source.dataset is not None:
+            found = functions.locate(source.dataset, folder)
+            return [Examined(name, "ok", f"{found.path.name}:{found.name}, run when used")]
+        path = source.path or ""
+        if urls.is_url(path):
+            urls.examine(path)
+            return [Examined(name, "ok", f"{urls.shown(path)}, looked at when used")]
+        if path.startswith("runs:/"):
+            return []
+        place = folder / places.expanded(path)
+        findings = _there(name, place, folder=True)
+        if not findings:
+            choose(source, place)
+        return findings
+    except GateError as error:
+        return [_failed(name, error)]
+
+
+def _there(name: str, place: Path, *, folder: bool) -> list[Examined]:
+    """What is wrong with a file, or where one is allowed a folder, on this machine."""
+    if not (place.is_file() or (folder and place.is_dir())):
+        return [Examined(name, "fail", f"{place}: no such file", "paths start at the config", ExitCode.USAGE)]
+    if not os.access(place, os.R_OK | os.X_OK if place.is_dir() else os.R_OK):
+        return [Examined(name, "fail", f"{place}: not readable", "give this user read access")]
+    return []
+
+
+def _environment(config: Config, folder: Path) -> list[Examined]:
+    """Whether the interpreter of model code is there and has what the gate's part in it needs; builds none."""
+    import importlib.util
+
+    from privacy_gate.sandbox import interpreters
+    from privacy_gate.sandbox.choice import CURRENT, MODEL
+
+    if config.environment == CURRENT:
+        return []
+    if config.environment == MODEL:
+        if missing := [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]:
+            mend = "install it (python3-venv on Debian), or name an interpreter: environment: /path/to/python"
+            return [Examined("environment", "fail", f"this Python has no module {' and '.join(missing)}", mend)]
+        return [Examined("environment", "ok", "the model's own, built when used")]
+    try:
+        python = interpreters.located(config.environment, folder)
+        found = interpreters.versions(python)
+    except GateError as error:
+        return [_failed("environment", error)]
+    return [Examined("environment", "ok", f"{python}, Python {found.get('python', 'of unknown version')}")]
+
+
+def _command(config: Config, folder: Path) -> list[Examined]:
+    """Whether program, script, inputs and variables of a `command:` recipe are there; runs nothing."""
+    from privacy_gate.sandbox.choice import CURRENT
+    from privacy_gate.shadows.recipes import command
+
+    if config.shadows.recipe.command is None or config.environment != CURRENT:  # another PATH, known when it is built
+        return []
+    try:
+        command.check(config.shadows.recipe, folder.resolve())
+    except GateError as error:
+        return [_failed("shadows.recipe.command", error)]
+    return [Examined("shadows.recipe.command", "ok", command.named(config.shadows.recipe.command))]
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------

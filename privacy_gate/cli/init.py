@@ -38,8 +38,25 @@ _PERSON_NAME = re.compile(
 _FLAVOR_REASONS = {
     "pytorch": "A PyTorch model does not say how it was trained: give its architecture and the training settings.",
     "pyfunc": "A pyfunc model does not say how it was trained: give the training function.",
-    "lightgbm": "Boosters cannot be cloned without their training code: give the training function.",
-    "xgboost": "Boosters cannot be cloned without their training code: give the training function.",
+}
+_CLONED = frozenset({"sklearn", "lightgbm", "xgboost"})
+_BOOSTED = frozenset({"lightgbm", "xgboost"})  # of which text must be a category
+
+MOST_READ = 1 << 29  # bytes of records that are read for the sake of a draft
+MOST_LEVELS = 50
+MOST_CLASSES = 20
+_PERSONAL = re.compile(r"@|\d{5}|.{41}", re.DOTALL)  # addresses, numbers, sentences
+_SECRETS = re.compile(r"(?i)sig|token|secret|password|credential|key")
+_FUNCTION = re.compile(r"(.+\.py):([A-Za-z_]\w*)")
+_WORDS = {"int64": "integer", "float64": "float", "bool": "boolean", "datetime64[us]": "datetime"}
+_SIGNED = {  # MLflow's types of columns -> ours
+    "long": "integer",
+    "integer": "integer",
+    "double": "float",
+    "float": "float32",
+    "boolean": "boolean",
+    "string": "string",
+    "datetime": "datetime",
 }
 _TORCH_PARAMS = {  # our name -> names under which training scripts log it
     "epochs": ("epochs", "num_epochs", "n_epochs", "max_epochs"),
@@ -67,17 +84,43 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """One column of the member file.
+
+    type     a word of `schema:`; None: no model is given such values
+    gaps     whether values are missing
+    whole    whether all of its numbers are whole
+    levels   of a category or of text, if they may be written to a file; None: there are none, or `why` they may not
+    """
+
+    type: str | None
+    gaps: bool = False
+    whole: bool = False
+    levels: tuple[Any, ...] | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """What was found out by looking: at the model in the registry, and at the file of members.
 
-    inputs   names of the model's inputs by its signature; () if it has none
     columns  of the member file; () if it cannot be read yet
+    types    column -> what it holds; empty of arrays, and where the records were not read
+    classes  label values, sorted; () if they are not known, or too many for classes
+    booster  whether the model is a raw Booster, which names no classes
     """
 
     candidate: Candidate | None = None
-    inputs: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    types: Mapping[str, Seen] = field(default_factory=dict)
+    classes: tuple[Any, ...] = ()
+    booster: bool = False
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the model's inputs by its signature; () if it has none."""
+        return tuple(name for name, _ in self.candidate.inputs) if self.candidate else ()
 
 
 @app.command()
@@ -87,11 +130,12 @@ def init(
     ] = None,
     profile: Annotated[str, typer.Option(help="strict, standard or internal.")] = "standard",
     members: Annotated[
-        str | None, typer.Option(help="File of the training records, or runs:/RUN/path.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Training records: file, folder, URL, runs:/RUN/path or code.py:function.", show_default=False
+        ),
     ] = None,
-    nonmembers: Annotated[
-        str | None, typer.Option(help="File of like records that were not used.", show_default=False)
-    ] = None,
+    nonmembers: Annotated[str | None, typer.Option(help="Like records that were not used.", show_default=False)] = None,
     label: Annotated[str | None, typer.Option(help="Column of the class label.", show_default=False)] = None,
     person: Annotated[str | None, typer.Option(help="Column of the data subject.", show_default=False)] = None,
     tracking_uri: Annotated[
@@ -149,6 +193,13 @@ def _refuse_nonsense(wishes: Wishes) -> None:
             "--tracking-uri carries a user name or password, which would be written to a file",
             "put them into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         )
+    for name, given in (("members", wishes.members), ("nonmembers", wishes.nonmembers)):
+        where = urlsplit(given or "")
+        if where.scheme and ("@" in where.netloc or _SECRETS.search(where.query)):
+            raise UsageError(
+                f"--{name} carries a password or a key, which would be written to a file",
+                "name the place without it; the gate finds credentials where the program of that storage does",
+            )
     if not wishes.folder.is_dir():
         raise UsageError(f"{wishes.folder}: there is no such folder", "create it, or choose another --dir")
 
@@ -187,52 +238,70 @@ def _detected_ci(root: Path) -> str:
 
 def look(wishes: Wishes) -> Known:
     """Look at the model and at the member file. Errors: those of the registry (exit 2 or 3)."""
-    candidate, inputs = _candidate(wishes)
-    columns, notes = _columns(wishes.members)
+    candidate, booster = _candidate(wishes)
+    columns, frame, notes = _records(wishes.members)
     for name, path in (("members", wishes.members), ("nonmembers", wishes.nonmembers)):
-        if path and not _remote(path) and not Path(path).exists():
+        if path and not _remote(path) and not Path(_FUNCTION.sub(r"\1", path)).exists():
             notes += (f"{name}: {path} is not there yet",)
-    return Known(candidate, inputs, columns, notes)
+    types = {} if frame is None else {name: _seen(frame[name]) for name in columns}
+    known = Known(candidate, columns, types, (), booster, notes)
+    label = _meaning(wishes, known)["label"]
+    return known if frame is None or label not in columns else replace(known, classes=_classes(frame[label]))
 
 
-def _candidate(wishes: Wishes) -> tuple[Candidate | None, tuple[str, ...]]:
+def _candidate(wishes: Wishes) -> tuple[Candidate | None, bool]:
+    """The model, and whether it is a raw Booster."""
     if wishes.model is None:
-        return None, ()
+        return None, False
     import tempfile
 
     from privacy_gate.registry import open_registry
+    from privacy_gate.sandbox.mlmodel import flavors, read_mlmodel
 
     with tempfile.TemporaryDirectory(prefix="privacy-gate-") as work:
         candidate = open_registry(wishes.tracking_uri, None, wishes.model).resolve(wishes.model, Path(work))
-        return candidate, _signature(candidate.snapshot)
-
-
-def _signature(snapshot: Path) -> tuple[str, ...]:
-    """Names of the model's inputs. A hint: () where the MLmodel file says nothing that can be understood."""
-    from privacy_gate.registry.snapshot import read_mlmodel
-
-    try:
-        inputs = json.loads(read_mlmodel(snapshot)["signature"]["inputs"])
-        return tuple(str(column["name"]) for column in inputs)
-    except (KeyError, TypeError, ValueError):
-        return ()
+        settings = flavors(read_mlmodel(candidate.snapshot)).get(candidate.flavor, {})
+        return candidate, str(settings.get("model_class", "")).endswith(".Booster")
 
 
 def _remote(path: str) -> bool:
-    return path.startswith("runs:/")
+    return path.startswith("runs:/") or "://" in path
 
 
-def _columns(members: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Columns (or arrays) of the member file, and what to tell if it cannot be read."""
-    if members is None or _remote(members) or not Path(members).is_file():
-        return (), ()
+def _records(members: str | None) -> tuple[tuple[str, ...], Any, tuple[str, ...]]:
+    """Columns (or arrays) of the member file, its frame, and what to tell if it is not read. No URL, no function is."""
+    if members is None or _remote(members) or not Path(members).exists():
+        return (), None, ()
+    import tempfile
+    import zipfile
+
+    from privacy_gate.errors import GateError
+    from privacy_gate.request import DataManifest, Source
+
+    path = Path(members)
     try:
-        return _header(Path(members)), ()
-    except (OSError, ValueError, StopIteration) as error:
-        return (), (f"members: the columns of {members} could not be read: {error}",)
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        if size > MOST_READ:
+            columns = _header(path) if path.is_file() else ()
+            return columns, None, (f"members: {members} is large and was not read; types are the signature's",)
+        from privacy_gate import sources
+
+        with tempfile.TemporaryDirectory(prefix="privacy-gate-") as work:
+            source = Source(path=os.path.abspath(path))
+            manifest = DataManifest(members=source, nonmembers=source)
+            records = sources.read(source, manifest, Path(), lambda uri: Path(uri), Path(work) / "records")
+            if isinstance(records, Mapping):
+                return tuple(map(str, records)), None, ()
+        records.columns = [str(name) for name in records.columns]
+        return tuple(records.columns), records, ()
+    except (GateError, OSError, ValueError, StopIteration, zipfile.BadZipFile) as error:
+        said = error.what if isinstance(error, GateError) else str(error)
+        return (), None, (f"members: the columns of {members} could not be read: {said}",)
 
 
 def _header(path: Path) -> tuple[str, ...]:
+    """Columns of a table that is not read; () where its kind does not name them at its beginning or end."""
     if path.suffix == ".csv":
         import csv
 
@@ -242,12 +311,50 @@ def _header(path: Path) -> tuple[str, ...]:
         import pyarrow.parquet
 
         return tuple(pyarrow.parquet.read_schema(path).names)
-    if path.suffix == ".npz":
-        import numpy as np
+    return ()
 
-        with np.load(path, allow_pickle=False) as archive:
-            return tuple(archive.files)
-    raise ValueError(f"unknown kind of file {path.suffix!r}; use .npz, .csv or .parquet")
+
+def _seen(column: Any) -> Seen:
+    """What a column of the member file holds."""
+    import pandas as pd
+
+    from privacy_gate.frames import mistake
+    from privacy_gate.request import Column
+
+    types = pd.api.types
+    gaps = bool(column.isna().any())
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        levels, why = _listed(column, column.cat.categories.tolist())
+        return Seen("category", gaps, levels=levels, why=why)
+    if types.is_string_dtype(column.dropna()) and len(column.dropna()):
+        levels, why = _listed(column, sorted(column.dropna().unique().tolist()))
+        return Seen("string", gaps, levels=levels, why=why)
+    word = _WORDS.get(str(column.dtype), str(column.dtype))
+    if types.is_bool_dtype(column.dtype) and gaps:
+        word = "object"  # boolean has no gaps
+    numbers = types.is_numeric_dtype(column.dtype) and not types.is_complex_dtype(column.dtype)
+    whole = bool(numbers and (column.dropna().astype("float64") % 1 == 0).all())
+    return Seen(None if mistake(Column(dtype=word)) else word, gaps, whole)
+
+
+def _listed(column: Any, levels: Sequence[Any]) -> tuple[tuple[Any, ...] | None, str]:
+    """Levels that may be written to a file for all to read, or why not: values of few records tell of people."""
+    if len(levels) > MOST_LEVELS:
+        return None, f"levels are not listed: {len(levels)} are too many"
+    if len(levels) >= int(column.notna().sum()):
+        return None, "levels are not listed: each record has a value of its own"
+    if any(isinstance(level, str) and _PERSONAL.search(level) for level in levels):
+        return None, "levels are not listed: some look like addresses or numbers of people"
+    if not all(isinstance(level, str | int | float | bool) for level in levels):
+        return None, "levels are not listed: they are neither text nor numbers"
+    return tuple(levels), ""
+
+
+def _classes(labels: Any) -> tuple[Any, ...]:
+    values = labels.dropna().unique().tolist()
+    plain = all(isinstance(value, str | int | float | bool) for value in values)
+    alike = len({type(value) for value in values}) == 1
+    return tuple(sorted(values)) if plain and alike and 2 <= len(values) <= MOST_CLASSES else ()
 
 
 # --- the draft ------------------------------------------------------------------------------------------------------
@@ -260,19 +367,26 @@ def draft(wishes: Wishes, known: Known) -> dict[Path, str]:
     render = _renderer()
     folder = wishes.folder
     recipe, about_recipe = _recipe(known.candidate)
+    meaning = _meaning(wishes, known)
     config = render(
         "privacy-gate.yaml.jinja",
         version=__version__,
         model=wishes.model,
         tracking_uri=wishes.tracking_uri,
         datasets=_hints(known.candidate),
-        members=_beside(wishes.members, folder),
-        nonmembers=_beside(wishes.nonmembers, folder),
+        members=_source(wishes.members, folder),
+        nonmembers=_source(wishes.nonmembers, folder),
         columns=known.columns,
+        schema=_schema(known, meaning),
+        signed=bool(known.inputs),
+        xgboost=known.candidate is not None and known.candidate.flavor == "xgboost",
+        boosted=known.candidate is not None and known.candidate.flavor in _BOOSTED,
+        unnamed=known.booster or (known.candidate is not None and known.candidate.flavor == "pyfunc"),
+        classes=list(known.classes or (0, 1)),
         recipe=recipe,
         recipe_file=RECIPE_FILE,
         **about_recipe,
-        **_meaning(wishes, known),
+        **meaning,
     )
     files = {folder / CONFIG_FILE: config, folder / POLICY_FILE: _policy(wishes, render)}
     if recipe != "clone":
@@ -293,11 +407,75 @@ def draft(wishes: Wishes, known: Known) -> dict[Path, str]:
     return files
 
 
-def _beside(path: str | None, folder: Path) -> str | None:
-    """A path that was given from here, as the config in `folder` must name it."""
-    if path is None or _remote(path) or os.path.isabs(path):
-        return path
-    return Path(os.path.relpath(path, folder)).as_posix()
+def _source(path: str | None, folder: Path) -> str | None:
+    """A place that was given from here, as the config in `folder` must name it, in YAML."""
+    if path is None:
+        return None
+    if function := None if _remote(path) else _FUNCTION.fullmatch(path):
+        return f"{{dataset: {as_yaml(f'{_beside(function[1], folder)}:{function[2]}')}}}"
+    return as_yaml(path if _remote(path) else _beside(path, folder))
+
+
+def _beside(path: str, folder: Path) -> str:
+    return path if os.path.isabs(path) else Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _schema(known: Known, meaning: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(column, its type in YAML, remark) of the model's inputs in its order; [] where they are not known.
+
+    By the signature and the file. Without a signature by the file alone, if its label is known: the rest are features.
+    """
+    candidate = known.candidate
+    if candidate is None or not (candidate.inputs or (known.types and meaning["label"])):
+        return []
+    no_feature = {meaning["label"]} if candidate.inputs else {meaning["label"], meaning["person"], *meaning["drop"]}
+    asked = dict(candidate.inputs) or dict.fromkeys(known.columns, "")
+    drafted = []
+    for name, signed in asked.items():
+        if name not in no_feature:
+            typed = _type(known.types.get(name), signed, candidate.flavor)
+            if typed is None:
+                return []
+            drafted.append((name, *typed))
+    return drafted
+
+
+def _type(seen: Seen | None, signed: str, flavor: str) -> tuple[str, str] | None:
+    """The type of one input in YAML, and a remark; None: there is none for it."""
+    word = _SIGNED.get(signed) if seen is None else _agreed(seen, signed)
+    if word is None:
+        return None
+    text = word in ("string", "category")
+    if not text or (word == "string" and flavor not in _BOOSTED):
+        return as_yaml(word), ""
+    if seen is None:
+        return "category", "TODO: levels, if the model knows others than the files hold"
+    if seen.type not in ("string", "category"):
+        return "category", "the file holds no text here: write it as the training script had it"
+    if seen.levels is None:
+        return "category", seen.why
+    if signed and flavor not in _BOOSTED:
+        return "category", ""
+    return f"{{dtype: category, levels: [{', '.join(map(as_yaml, seen.levels))}]}}", ""
+
+
+def _agreed(seen: Seen, signed: str) -> str | None:
+    """The type of a column of the file that the signature has as `signed`: files forget types, signatures do not."""
+    wanted = _SIGNED.get(signed)
+    if wanted == "integer" and seen.type == "float" and seen.whole:
+        return "Int64" if seen.gaps else "integer"
+    if wanted == "boolean" and seen.type in ("integer", "float", "string"):
+        return "object" if seen.gaps else "boolean"
+    changes = {
+        ("float32", "float"),
+        ("float32", "integer"),
+        ("float", "integer"),
+        ("datetime", "string"),
+        ("string", "integer"),
+        ("string", "float"),
+        ("string", "boolean"),
+    }
+    return wanted if (wanted, seen.type) in changes else seen.type
 
 
 def _hints(candidate: Candidate | None) -> Sequence[DatasetHint]:
@@ -335,7 +513,7 @@ def _meaning(wishes: Wishes, known: Known) -> dict[str, Any]:
 
 def _recipe(candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
     """clone, model or python, and what the template wants to know about it."""
-    if candidate is None or candidate.flavor == "sklearn":
+    if candidate is None or candidate.flavor in _CLONED:
         return "clone", {}
     reason = {"flavor_reason": _FLAVOR_REASONS[candidate.flavor]}
     if candidate.flavor != "pytorch":

@@ -21,6 +21,7 @@ def plan(
     store: Annotated[Path | None, typer.Option(show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(min=0, show_default=False)] = None,
     jobs: Annotated[int | None, typer.Option(min=1, show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda, as for check.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Resolve everything, train nothing: what will run, what is cached, the minutes, which rules can pass.
@@ -32,7 +33,15 @@ def plan(
     from privacy_gate.preview import preview
 
     request = build(
-        model=model, config=config, policy=policy, profile=profile, suite=suite, store=store, seed=seed, jobs=jobs
+        model=model,
+        config=config,
+        policy=policy,
+        profile=profile,
+        suite=suite,
+        store=store,
+        seed=seed,
+        jobs=jobs,
+        device=device,
     )
     shown = preview(request, ConsoleProgress())
     if as_json:

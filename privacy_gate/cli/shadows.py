@@ -37,6 +37,7 @@ def train(
     store: _Store = None,
     seed: Annotated[int | None, typer.Option(min=0, help="As check will use it.", show_default=False)] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="As check will use it: cpu or cuda.")] = "cpu",
 ) -> None:
     """Train what a check would train, and keep it; the check then finds it in the store."""
     from privacy_gate.build import build
@@ -44,7 +45,7 @@ def train(
     from privacy_gate.pipeline import train_shadows
     from privacy_gate.terms import store_path
 
-    request = build(model=model, config=config, suite=suite, store=store, seed=seed, jobs=jobs)
+    request = build(model=model, config=config, suite=suite, store=store, seed=seed, jobs=jobs, device=device)
     trained, cached = train_shadows(request, ConsoleProgress())
     text = f"✔ {trained} shadows trained, {cached} were there already: {store_path(request)}"
     console().print(text, markup=False, soft_wrap=True)
@@ -97,8 +98,10 @@ def prune(
     older_than: Annotated[str, typer.Option(help="Not used for so long: 12h, 90d, 8w.")] = "90d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing, only list.")] = False,
 ) -> None:
-    """Remove shadows that were not used for a while."""
+    """Remove shadows, and environments of models, that were not used for a while."""
     import time
+
+    from privacy_gate.sandbox import virtual
 
     seconds = _age(older_than)
     opened = _open(config, store)
@@ -110,7 +113,11 @@ def prune(
         removed = opened.prune(older_than=seconds)
     for key in removed:
         typer.echo(key)
-    _say(f"{len(removed)} shadows {'would be ' if dry_run else ''}removed")
+    built = [] if opened is None else virtual.prune(opened.root, older_than=seconds, dry_run=dry_run)
+    for name in built:
+        typer.echo(f"{virtual.FOLDER}/{name}")
+    others = f" and {len(built)} environments" if built else ""
+    _say(f"{len(removed)} shadows{others} {'would be ' if dry_run else ''}removed")
 
 
 def _age(text: str) -> float:

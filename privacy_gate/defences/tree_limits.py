@@ -26,6 +26,12 @@ _NAMES: dict[str, dict[str, str]] = {
         "max_depth": "max_depth",
         "rounds": "n_estimators",
     },
+    "lightgbm.Booster": {
+        "min_samples_leaf": "min_data_in_leaf",
+        "max_leaf_nodes": "num_leaves",
+        "max_depth": "max_depth",
+        "rounds": "num_iterations",
+    },
     "RandomForestClassifier": _TREE,
     "XGBClassifier": {
         "min_samples_leaf": "min_child_weight",
@@ -33,6 +39,21 @@ _NAMES: dict[str, dict[str, str]] = {
         "max_depth": "max_depth",
         "rounds": "n_estimators",
     },
+    "xgboost.Booster": {
+        "min_samples_leaf": "min_child_weight",
+        "max_leaf_nodes": "max_leaves",
+        "max_depth": "max_depth",
+        "rounds": "num_boost_round",
+    },
+}
+# LightGBM takes other names for the same limits, and prefers them to those of its scikit-learn interface.
+_ALIASES: dict[str, frozenset[str]] = {
+    "min_child_samples": frozenset({"min_data_in_leaf", "min_data_per_leaf", "min_data", "min_samples_leaf"}),
+    "num_leaves": frozenset({"num_leaf", "max_leaves", "max_leaf", "max_leaf_nodes"}),
+    "n_estimators": frozenset(
+        {"num_iterations", "num_iteration", "n_iter", "num_tree", "num_trees", "num_round", "num_rounds", "nrounds"}
+        | {"num_boost_round", "max_iter"}
+    ),
 }
 
 
@@ -77,7 +98,10 @@ class TreeLimits(TrainingDefence):
             )
         if "max_leaf_nodes" in limits and params.get("tree_method") == "exact":
             raise UsageError("tree_limits: XGBoost with tree_method exact ignores max_leaves", "use max_depth")
-        return {names[limit]: value for limit, value in limits.items()}
+        chosen = {names[limit]: value for limit, value in limits.items()}
+        if estimator != "LGBMClassifier":
+            return chosen
+        return chosen | {name: chosen[key] for key in chosen for name in _ALIASES.get(key, ()) if name in params}
 
     def training(self, training: TorchTraining) -> TorchTraining:
         """A torch module has no trees."""

@@ -170,6 +170,7 @@ class InMemoryRegistry:
             digest=shot.digest,
             flavor=shot.flavor,
             executes_code=shot.executes_code,
+            inputs=shot.inputs,
             name=name,
             version=version,
             model_id=shot.model_id,

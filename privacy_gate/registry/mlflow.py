@@ -207,6 +207,7 @@ class MlflowRegistry:
             digest=shot.digest,
             flavor=shot.flavor,
             executes_code=shot.executes_code,
+            inputs=shot.inputs,
             name=origin.name,
             version=origin.version,
             model_id=model_id,

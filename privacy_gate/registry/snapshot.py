@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, cast
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import yaml
-
 from privacy_gate.errors import CandidateNotFound, DataError, GateError, StorageFailed, UnsupportedModel, UsageError
+from privacy_gate.sandbox.mlmodel import MLMODEL as MLMODEL  # the registries take it from here
+from privacy_gate.sandbox.mlmodel import Flavor, MLmodel, flavor_of, flavors
+from privacy_gate.sandbox.mlmodel import read_mlmodel as read_mlmodel
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.storage import private_dir, sha256_of_file
 
-MLMODEL = "MLmodel"
 # Written by the download, not by the model: it would give copies of one model different digests.
 _NOT_CONTENT = frozenset({"registered_model_meta"})
-
-Flavor = Literal["sklearn", "pytorch", "lightgbm", "xgboost", "pyfunc"]
-
 
 # --- URIs -----------------------------------------------------------------------------------------------------------
 
@@ -229,8 +227,6 @@ def digest(folder: Path) -> str:
 
 # --- the MLmodel file -----------------------------------------------------------------------------------------------
 
-MLmodel = Mapping[str, Any]
-
 _GENERATIVE = frozenset(
     {
         "ag2",
@@ -263,35 +259,6 @@ _OTHER = {"statsmodels": "statistical", "johnsnowlabs": "generative", "crate": "
 _LOADERS = ("mlflow.pytorch", "mlflow.lightgbm", "mlflow.xgboost")
 # Not .pt2: torch.export.load evaluates the expressions for sizes that such a file holds.
 _INERT = frozenset({".lgb", ".ubj", ".json", ".yaml", ".txt", ".md"})
-
-# What PyYAML lets through of a date, number or tag that is none (2024-99-99, !!int "", !!bool x, !!timestamp x).
-_YAML_LEAKS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-
-
-def read_mlmodel(folder: Path) -> MLmodel:
-    """The MLmodel file of a model folder; raises CandidateNotFound if there is none, UsageError if it is junk."""
-    try:
-        told = yaml.safe_load((folder / MLMODEL).read_bytes())
-    except FileNotFoundError:
-        raise CandidateNotFound(
-            f"{clean(folder)}: no MLflow model there (it has no {MLMODEL} file)", "log it with log_model()"
-        ) from None
-    except (OSError, yaml.YAMLError, *_YAML_LEAKS) as error:
-        raise UsageError(f"{clean(folder)}: its {MLMODEL} file cannot be read", "log the model again") from error
-    if not isinstance(told, dict) or not isinstance(told.get("flavors"), dict):
-        raise UsageError(f"{clean(folder)}: its {MLMODEL} file names no flavors", "log the model again")
-    return cast("MLmodel", told)
-
-
-def flavors(mlmodel: MLmodel) -> dict[str, Mapping[str, Any]]:
-    """Flavor name -> its settings."""
-    return {str(name): value if isinstance(value, dict) else {} for name, value in mlmodel["flavors"].items()}
-
-
-def flavor_of(mlmodel: MLmodel) -> Flavor:
-    """The flavor to load a model by: a native one that tells probabilities, else pyfunc."""
-    names: tuple[Flavor, ...] = ("pytorch", "sklearn", "lightgbm", "xgboost")
-    return next((name for name in names if name in mlmodel["flavors"]), "pyfunc")
 
 
 def refuse_unsupported(mlmodel: MLmodel, uri: str) -> None:
@@ -349,6 +316,23 @@ def _stays_inside(value: str, folder: Path) -> bool:
         return False
 
 
+MOST_INPUTS = 1 << 16  # columns of a signature
+
+
+def inputs(mlmodel: MLmodel) -> tuple[tuple[str, str], ...]:
+    """(name, MLflow type) of the signature's columns, in its order; () for tensors, for none, and for junk."""
+    try:
+        columns = json.loads(mlmodel["signature"]["inputs"])
+        found = tuple((column["name"], column["type"]) for column in columns[: MOST_INPUTS + 1])
+    except (KeyError, TypeError, ValueError, RecursionError):  # nothing else comes of what a stranger wrote there
+        return ()
+    named = all(isinstance(name, str | int) and isinstance(type, str) for name, type in found)
+    names = [str(name) for name, _ in found]
+    if not named or len(set(names)) < len(names) or len(names) > MOST_INPUTS or "tensor" in {t for _, t in found}:
+        return ()
+    return tuple((name, clean(type, 40)) for name, (_, type) in zip(names, found, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A private copy of a model folder and what its MLmodel file tells."""
@@ -359,6 +343,7 @@ class Snapshot:
     executes_code: bool
     model_id: str | None
     run_id: str | None
+    inputs: tuple[tuple[str, str], ...] = ()
 
 
 def take(folder: Path, uri: str) -> Snapshot:
@@ -372,6 +357,7 @@ def take(folder: Path, uri: str) -> Snapshot:
         executes_code=executes_code(mlmodel, folder),
         model_id=_text(mlmodel.get("model_id")),
         run_id=_text(mlmodel.get("run_id")),
+        inputs=inputs(mlmodel),
     )
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -509,12 +510,13 @@ def shadows(
     return doc.Shadows(
         plan=plan.kind,
         count=len(plan.member),
-        train_size=int(plan.train_size),
+        train_size=int(plan.size),
         accuracy_in=number(accuracy_in),
         accuracy_out=number(accuracy_out),
         target_accuracy_members=number(target_accuracy_members),
         target_accuracy_nonmembers=number(target_accuracy_nonmembers),
         notes=tuple(without_secrets(note) for note in plan.notes),
+        proxy=without_secrets(plan.proxy),
     )
 
 
@@ -524,24 +526,29 @@ def data(
     others: Mapping[str, int],
     removed: Mapping[str, int],
     train_size: int | None,
+    sampled: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> doc.Data:
-    """Counts of the audited records; `others` are records of population and seen, `digests` by role."""
+    """Counts of the audited records; `others` are records of population and seen, `digests` and `sampled` by role."""
 
     def audited(role: str, where: Bools) -> doc.RecordSet:
         persons = len(np.unique(audit.persons[where])) if audit.has_persons else None
-        return doc.RecordSet(n=int(where.sum()), persons=persons, digest=digests.get(role))
+        drawn = sampled.get(role, (0, 0))
+        drawn_from = drawn[1] if drawn[0] < drawn[1] else None
+        return doc.RecordSet(n=int(where.sum()), persons=persons, digest=digests.get(role), drawn_from=drawn_from)
 
     def other(role: str) -> doc.RecordSet | None:
         return doc.RecordSet(n=int(others[role]), digest=digests.get(role)) if role in others else None
 
+    members, nonmembers = audited("members", audit.member), audited("nonmembers", ~audit.member)
     return doc.Data(
-        members=audited("members", audit.member),
-        nonmembers=audited("nonmembers", ~audit.member),
+        members=members,
+        nonmembers=nonmembers,
         population=other("population"),
         seen=other("seen"),
         removed={reason: int(count) for reason, count in removed.items()},
         classes=len(audit.classes),
         train_size=train_size,
+        coverage=wording.coverage(members, nonmembers, train_size, sum(removed.values())),
     )
 
 
@@ -596,6 +603,7 @@ class Parts:
     audit                   answer key of the R records
     digests, others         by role: sha256 of the records; records in population and seen
     removed                 records left out, by reason
+    sampled                 by role: (records drawn by lot, of how many)
     attacks                 outcomes in the order in which they ran
     curves                  attack id -> (fpr, tpr); shown once per attack
     risk, shown_risk        the calibrated estimator's scores; those of others
@@ -607,6 +615,7 @@ class Parts:
     frontier, alternatives  the undefended model stopped early; the same recipe with other defences
     regression              against an approved model
     estimand, attempt       what the numbers are about; how often the model was evaluated
+    would_decide            evidence that would decide the rules that stay open
     limitations, warnings   of this run, beside the standing ones
     errors                  what broke
     """
@@ -624,6 +633,7 @@ class Parts:
     digests: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, int] = field(default_factory=dict)
     removed: Mapping[str, int] = field(default_factory=dict)
+    sampled: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     train_size: int | None = None
     attacks: Sequence[datamodel.AttackOutcome] = ()
     curves: Mapping[str, Curve] = field(default_factory=dict)
@@ -640,6 +650,7 @@ class Parts:
     regression: datamodel.Regression | None = None
     estimand: datamodel.Estimand = datamodel.Estimand.ARTEFACT
     attempt: doc.Attempt | None = None
+    would_decide: Sequence[str] = ()
     limitations: Sequence[str] = ()
     warnings: Sequence[str] = ()
     errors: Sequence[BaseException] = ()
@@ -687,7 +698,9 @@ def report(parts: Parts) -> doc.Report:
             subject=subject(parts.candidate, parts.description, parts.uri),
             policy=parts.policy,
             threat_model=threats(parts.access, parts.attacks),
-            data=None if audit is None else data(audit, parts.digests, parts.others, parts.removed, parts.train_size),
+            data=None
+            if audit is None
+            else data(audit, parts.digests, parts.others, parts.removed, parts.train_size, parts.sampled),
             rules=tuple(rule(outcome) for outcome in parts.verdict.rules),
             estimand=parts.estimand,
             attempt=parts.attempt,
@@ -705,6 +718,7 @@ def report(parts: Parts) -> doc.Report:
             alternatives=tuple(alternative(found, parts.alpha) for found in parts.alternatives),
             baseline=None if parts.regression is None else baseline(parts.regression, parts.alpha),
             waivers=waivers(parts.verdict.waivers),
+            would_decide=tuple(without_secrets(text) for text in parts.would_decide),
             limitations=(*wording.LIMITATIONS, *(without_secrets(text) for text in parts.limitations)),
             warnings=tuple(without_secrets(text) for text in parts.warnings),
             errors=tuple(problem(error) for error in parts.errors),

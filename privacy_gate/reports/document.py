@@ -131,6 +131,7 @@ class RecordSet(Part):
     n: int = Field(description="records")
     persons: int | None = Field(None, description="data subjects; null without a person column")
     digest: str | None = Field(None, description="sha256 over content, shape, names and types")
+    drawn_from: int | None = Field(None, description="records that these were drawn from by lot; null: all are here")
 
 
 class Data(Part):
@@ -143,6 +144,7 @@ class Data(Part):
     removed: dict[str, int] = Field({}, description="records left out, by reason")
     classes: int
     train_size: int | None = Field(None, description="records that the target was trained on")
+    coverage: str = Field("", description="census or sample, in words")
 
 
 class Location(Part):
@@ -341,6 +343,7 @@ class Shadows(Part):
     target_accuracy_members: float | None = None
     target_accuracy_nonmembers: float | None = None
     notes: tuple[str, ...] = ()
+    proxy: str = Field("", description="why they are of another kind than the candidate: they may fail it, not pass it")
 
 
 class Defence(Part):
@@ -537,6 +540,7 @@ class Report(Part):
     alternatives: tuple[Alternative, ...] = ()
     baseline: Baseline | None
     waivers: Waivers
+    would_decide: tuple[str, ...] = Field((), description="evidence that would decide the rules that stay open")
     limitations: tuple[str, ...]
     warnings: tuple[str, ...]
     errors: tuple[Problem, ...]

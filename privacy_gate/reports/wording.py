@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privacy_gate.datamodel import Estimand, VerdictStatus
-from privacy_gate.reports.document import Attempt, OutOfScope
+from privacy_gate.reports.document import Attempt, OutOfScope, RecordSet
 
 VERDICTS = {
     VerdictStatus.PASS: "Pass",
@@ -72,6 +73,53 @@ LIMITATIONS = (
     "Rates at low false-positive rates are averages over people; the risk of one person can be higher.",
     "Limits are a choice of the policy. No law or regulator names a number.",
 )
+
+
+def coverage(members: RecordSet, nonmembers: RecordSet, train_size: int | None, removed: int) -> str:
+    """Census or sample: whether all that the model was trained on was scored; "" where nobody knows.
+
+    removed  records left out of either side
+    """
+    if members.drawn_from is not None:
+        said = f"sample: {members.n:,} of {members.drawn_from:,} members, whole persons drawn by lot within each class"
+        if train_size is not None and train_size > members.drawn_from + removed:
+            said += f"; the model was trained on {train_size:,}"
+    elif train_size is None:
+        return ""
+    elif train_size <= members.n:
+        said = f"census: all {train_size:,} training records"
+    elif train_size <= members.n + removed:
+        said = f"census: {members.n:,} of {train_size:,} training records; those left out are listed by reason"
+    else:
+        said = f"sample: {members.n:,} of {train_size:,} training records were given"
+    if nonmembers.drawn_from is None:
+        return said
+    return f"{said}; {nonmembers.n:,} of {nonmembers.drawn_from:,} non-members, drawn in the same way"
+
+
+LABELS_ACCESS = "the class label alone for chosen inputs, any number of queries"
+
+
+def labels_alone(*, cannot_pass: Sequence[str], unmeasured: Sequence[str], required: Sequence[str]) -> str:
+    """What labels leave undecided, and what would decide it.
+
+    cannot_pass  rules that only attacks with reference models can let pass
+    unmeasured   rules about the risk of single people
+    required     attacks that the policy asks for, and that read scores
+    """
+    blind = []
+    if cannot_pass:
+        blind.append(f"{', '.join(cannot_pass)} cannot pass, since that takes an attack with reference models")
+    if unmeasured:
+        blind.append(f"{', '.join(unmeasured)} cannot be measured, since risk is learnt from the model's scores")
+    if required:
+        blind.append(f"the policy asks for attacks that read scores ({', '.join(dict.fromkeys(required))})")
+    return (
+        "The candidate answers with labels alone, so only attacks on labels were run: they can prove a leak. "
+        + (f"From labels {'; '.join(blind)}. " if blind else "")
+        + "One score per class would decide this: log the model so that it answers with probabilities, or let the "
+        "gate audit the model that is behind the labels."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from privacy_gate.defences import Defences, FittedDefence, Protect, configure
 from privacy_gate.errors import ModelOutputUnusable, NotEvaluable
 from privacy_gate.features import AnyFeatures, Features
 from privacy_gate.sandbox import models
-from privacy_gate.sandbox.outputs import QUERIES, SAME, Kind, averaged, probed, wobble
+from privacy_gate.sandbox.outputs import QUERIES, SAME, Kind, averaged, kind_of, probed, wobble
 from privacy_gate.sandbox.untrusted import where
 from privacy_gate.signals import PROBES
 
@@ -66,7 +66,7 @@ class Loaded:
             raise ModelOutputUnusable(
                 f"the model answers with {outputs.values.shape[1]} columns, expected {self.classes}"
             )
-        self.kind = outputs.kind
+        self.kind = kind_of(outputs)
         return self.protect(outputs)
 
     def module(self) -> Any:
@@ -98,9 +98,10 @@ def settled(ask: Answer, features: AnyFeatures, kind: Kind, batch: AnyFeatures) 
     batch  the first rows of `features`, which are asked twice
     """
     one = ask(features, kind)
-    if wobble(one, ask(batch, one.kind), lambda: ask(batch, one.kind)) <= SAME:
+    kind = kind_of(one)
+    if wobble(one, ask(batch, kind), lambda: ask(batch, kind)) <= SAME:
         return one
-    return averaged(one if i == 0 else ask(features, one.kind) for i in range(QUERIES))
+    return averaged(one if i == 0 else ask(features, kind) for i in range(QUERIES))
 
 
 def ask(

@@ -19,12 +19,12 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privacy_gate.errors import DataError, GateError
+from privacy_gate.errors import DataError, GateError, ModelOutputUnusable
 from privacy_gate.sandbox.untrusted import where
 
 if TYPE_CHECKING:
     from privacy_gate.datamodel import Outputs
-    from privacy_gate.features import Features
+    from privacy_gate.features import AnyFeatures
     from privacy_gate.sandbox.outputs import Kind
 
 _PR_SET_PDEATHSIG = 1
@@ -127,34 +127,39 @@ def run(job: dict[str, Any], out: Path) -> dict[str, Any]:
     elif "stages" in job:
         meta["rounds"] = _stages(model, job, out)
     else:
-        meta["kind"] = _score(model, job, out)
+        meta["kind"], told = _score(model, job, out)
+        if told is not None:  # the answers name their classes: labels, or columns with names
+            meta["description"]["classes"] = told
     return meta
 
 
-def _score(model: Any, job: dict[str, Any], out: Path) -> str:
-    """Leave every answer in a file of its own, for the gate to compare and average; the kind of them."""
+def _score(model: Any, job: dict[str, Any], out: Path) -> tuple[str, list[Any] | None]:
+    """Leave every answer in a file of its own, for the gate to compare and average; their kind, and their classes."""
     import numpy as np
 
     from privacy_gate import features as tables
     from privacy_gate.sandbox import models
-    from privacy_gate.sandbox.outputs import BATCH, QUERIES, SAME, Form, wobble
+    from privacy_gate.sandbox.outputs import BATCH, QUERIES, SAME, Form, kind_of, sealed, wobble
 
     features = tables.load(Path(job["features"]))
-    batch = tables.take(features, np.arange(min(BATCH, len(features))))
+    batch = tables.take(features, np.arange(min(tables.batch_rows(features, BATCH), len(features))))
 
     form, device = Form.from_json(job["form"]), job["device"]
+    named: list[tuple[Any, ...] | None] = []
 
-    def ask(rows: Features, kind: Kind, name: str) -> Outputs:
-        outputs = models.query(model, rows, form.of(kind), BATCH, device=device)
-        np.save(out / f"{name}.npy", outputs.values, allow_pickle=False)
-        return outputs
+    def ask(rows: AnyFeatures, kind: Kind, name: str) -> Outputs:
+        found = models.answered(model, rows, form.of(kind), BATCH, device=device)
+        named.append(found.classes)
+        np.save(out / f"{name}.npy", sealed(found.outputs), allow_pickle=False)
+        return found.outputs
 
     try:
         first = ask(features, form.kind, "outputs")
-        again = ask(batch, first.kind, "outputs_again")
-        if wobble(first, again, lambda: ask(batch, first.kind, "outputs_once_more")) > SAME:
+        kind = kind_of(first)
+        again = ask(batch, kind, "outputs_again")
+        if wobble(first, again, lambda: ask(batch, kind, "outputs_once_more")) > SAME:
             for i in range(1, QUERIES):
-                ask(features, first.kind, f"outputs_{i}")
+                ask(features, kind, f"outputs_{i}")
     except GateError:
         raise
     except Exception as error:
@@ -165,7 +170,9 @@ def _score(model: Any, job: dict[str, Any], out: Path) -> str:
                 "name the model's columns under data: features, or the others under data: drop",
             ) from error
         raise
-    return first.kind
+    if any(classes != named[0] for classes in named):
+        raise ModelOutputUnusable("the model names other classes from call to call", "it must name all of them")
+    return first.kind, None if named[0] is None else list(named[0])
 
 
 def _probe(model: Any, job: dict[str, Any], out: Path) -> list[dict[str, str]]:
@@ -177,7 +184,7 @@ def _probe(model: Any, job: dict[str, Any], out: Path) -> list[dict[str, str]]:
     from privacy_gate.sandbox.outputs import Form
 
     form, device = Form.from_json(job["form"]), job["device"]
-    features, labels = tables.load(Path(job["features"])), np.load(job["labels"], allow_pickle=False)
+    features, labels = tables.in_memory(tables.load(Path(job["features"]))), np.load(job["labels"], allow_pickle=False)
     access = asking.Loaded(
         model,
         job["classes"],
@@ -204,7 +211,7 @@ def _stages(model: Any, job: dict[str, Any], out: Path) -> int:
     from privacy_gate import features as tables
     from privacy_gate.sandbox import stages
 
-    features, found = tables.load(Path(job["features"])), stages.stages_of(model)
+    features, found = tables.in_memory(tables.load(Path(job["features"]))), stages.stages_of(model)
     for i, step in enumerate(stages.steps(found.rounds)):
         np.save(out / f"stage_{i}.npy", found.at(step, features), allow_pickle=False)
     return found.rounds

@@ -8,6 +8,7 @@ import importlib.metadata
 import math
 import platform
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Description, Outputs
-from privacy_gate.errors import ModelOutputUnusable, NotEvaluable, UnsupportedModel
-from privacy_gate.features import Features
-from privacy_gate.sandbox.outputs import AUTO, BATCH, Form, checked
+from privacy_gate.errors import GateError, ModelOutputUnusable, NotEvaluable, UnsupportedModel
+from privacy_gate.features import AnyFeatures, Features, Stored, batch_rows, blocks, is_frame
+from privacy_gate.sandbox import boosters
+from privacy_gate.sandbox.answers import Columns, Read, more_than_labels, read, unpacked
+from privacy_gate.sandbox.devices import elsewhere, placed
+from privacy_gate.sandbox.fitted import as_fitted, not_cloned, refused, told_fit
+from privacy_gate.sandbox.outputs import AUTO, BATCH, Form, kind_of
+from privacy_gate.sandbox.stages import class_of, last_step
 
 NATIVE = {
     "pytorch": "mlflow.pytorch",
@@ -27,6 +33,7 @@ NATIVE = {
     "xgboost": "mlflow.xgboost",
     "pyfunc": "mlflow.pyfunc",
 }
+_MODULES = {"scikit-learn": "sklearn", "lightgbm": "lightgbm", "xgboost": "xgboost"}  # distribution -> module
 _LIBRARIES = {
     "pytorch": ("torch",),
     "sklearn": ("scikit-learn", "scipy"),
@@ -34,8 +41,13 @@ _LIBRARIES = {
     "xgboost": ("xgboost",),
 }
 
-# Set per shadow (seed) or per machine; they are no part of what is trained.
-_NOT_RECIPE = frozenset({"random_state", "n_jobs", "verbose"})
+# Set per shadow or per machine; they are no part of what is trained. LightGBM and XGBoost have many names for them.
+SEEDS = frozenset(
+    {"random_state", "seed", "random_seed", "data_random_seed", "data_seed", "bagging_seed", "bagging_fraction_seed"}
+    | {"feature_fraction_seed", "extra_seed", "drop_seed", "objective_seed"}
+)
+THREADS = frozenset({"n_jobs", "num_threads", "num_thread", "nthread", "nthreads"})
+_NOT_RECIPE = SEEDS | THREADS | {"verbose", "verbosity"}
 
 
 # --- load -----------------------------------------------------------------------------------------------------------
@@ -55,12 +67,12 @@ def load(folder: Path, flavor: str) -> Any:
 
 
 def _unwrap(model: Any) -> Any:
-    """The object inside a pyfunc if that tells probabilities; the pyfunc itself where it hides its inside."""
+    """The object inside a pyfunc if that tells probabilities, or is a Booster; the pyfunc itself where it hides it."""
     try:
         raw = model.get_raw_model()
     except (NotImplementedError, AttributeError):
         return model
-    return raw if hasattr(raw, "predict_proba") else model
+    return raw if hasattr(raw, "predict_proba") or boosters.is_booster(raw) else model
 
 
 def _ready(model: Any) -> Any:
@@ -83,6 +95,7 @@ def differentiable(model: Any) -> Any:
     import torch
 
     torch.set_num_threads(1)
+    model = placed(model, "cpu") if elsewhere(model) else model
     module = _in_batches(model) if _is_graph(model) else _ready(model)
     weights = [weight for weight in module.parameters() if weight.is_floating_point()]
     if not weights:
@@ -146,12 +159,13 @@ def describe(model: Any, flavor: str) -> Description:
     kind = _kind(model)
     if classes is not None and len(classes) < 2:
         raise UnsupportedModel(f"{type(model).__name__} knows one class only", "train it on at least two classes")
+    told = recipe(model, unsaved=boosters.loses_settings(flavor))
     return Description(
         flavor=flavor,
         kind=kind,
         classes=None if classes is None else tuple(np.asarray(classes).tolist()),
-        recipe=recipe(model),
-        versions=_versions(flavor),
+        recipe=told,
+        versions=_versions(flavor, told),
     )
 
 
@@ -172,22 +186,64 @@ def _kind(model: Any) -> Any:
     return "unknown"
 
 
-def _versions(flavor: str) -> dict[str, str]:
+def _versions(flavor: str, told: Mapping[str, Any] | None) -> dict[str, str]:
+    """Of the flavor's libraries, and of those whose classes are in the recipe."""
     found = {"python": platform.python_version()}
-    for library in ("mlflow", "numpy", *_LIBRARIES.get(flavor, ())):
+    parts = {library for library, module in _MODULES.items() if module in _libraries(told)}
+    for library in ("mlflow", "numpy", *_LIBRARIES.get(flavor, ()), *sorted(parts)):
         try:
             found[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
-            found[library] = "unknown"
+            # Some libraries come under several names (xgboost-cpu): the module itself knows.
+            found[library] = str(getattr(sys.modules.get(library), "__version__", "unknown"))
     return found
 
 
-def recipe(model: Any) -> dict[str, Any] | None:
-    """Canonical, JSON-able description of a scikit-learn estimator: equal recipes train equal models.
+def _libraries(told: Any) -> set[str]:
+    """Top-level modules of all classes in a recipe."""
+    if isinstance(told, Mapping):
+        own = {told["class"].partition(".")[0]} if isinstance(told.get("class"), str) else set()
+        return own.union(*map(_libraries, told.values()))
+    return set().union(*map(_libraries, told)) if isinstance(told, list) else set()
 
-    None if `model` is no such estimator. Seeds, threads and verbosity are left out.
+
+def recipe(model: Any, *, unsaved: bool = False) -> dict[str, Any] | None:
+    """Canonical, JSON-able description of how to train such a model: equal recipes train equal models.
+
+    class, params  the estimator and its settings (those of a search: of its best estimator)
+    fitted         deep names of settings -> values that train as long as the model was trained; where there are any
+    fit            what `fit` was told beside the records, as far as the model knows; where there is any
+    unsaved        the file has lost the settings; where it has
+    refused        what is in the way of training it anew, and the mend; where something is
+
+    None if `model` is no scikit-learn estimator and no Booster. Seeds, threads and verbosity are left out.
+    unsaved  whether the model comes from XGBoost's own format, which keeps no settings
     """
-    return _estimator(model) if hasattr(model, "get_params") and not isinstance(model, type) else None
+    if isinstance(model, type):
+        return None
+    if boosters.is_booster(model):
+        return cast("dict[str, Any]", _plain(boosters.described(model, unsaved=unsaved)))
+    if not hasattr(model, "get_params"):
+        return None
+    try:
+        unfitted, changes = as_fitted(model, unsaved=unsaved)
+    except GateError:
+        raise
+    except Exception as error:  # somebody else's estimator; it can be audited all the same, with another recipe
+        return _estimator(model) | {"refused": list(not_cloned(model, error))}
+    final = last_step(model if not hasattr(model, "best_estimator_") else model.best_estimator_)
+    beside = {
+        "fitted": {name: _canonical(changes[name]) for name in sorted(changes)},
+        "fit": told_fit(final),
+        "unsaved": unsaved and class_of(final) == "XGBClassifier",
+        "refused": refused(model),
+    }
+    return _estimator(unfitted) | {name: value for name, value in beside.items() if value}
+
+
+def _plain(told: Any) -> Any:
+    """Like `_canonical`, but keeps dictionaries: their keys are names."""
+    return {key: _plain(value) for key, value in told.items()} if isinstance(told, dict) else _canonical(told)
 
 
 def _estimator(model: Any) -> dict[str, Any]:
@@ -232,33 +288,77 @@ def _canonical(value: Any) -> Any:
 
 
 def query(
-    model: Any, features: Features, form: Form = AUTO, batch_size: int = BATCH, *, device: str = "cpu"
+    model: Any, features: AnyFeatures, form: Form = AUTO, batch_size: int = BATCH, *, device: str = "cpu"
 ) -> Outputs:
-    """[n, K] answers of any model: torch module, `predict_proba`, `decision_function`, `predict`, or a callable.
+    """[n, K] answers of any model: `answered` without the classes."""
+    return answered(model, features, form, batch_size, device=device).outputs
 
-    Margins of models without probabilities count as logits: they say no less than a probability would.
+
+def answered(
+    model: Any,
+    features: AnyFeatures,
+    form: Form = AUTO,
+    batch_size: int = BATCH,
+    *,
+    device: str = "cpu",
+    decide: bool = False,
+) -> Read:
+    """What any model answers: torch module, `predict_proba`, `decision_function`, `predict`, or a callable.
+
+    Margins of models without probabilities count as logits: they say no less than a probability would. Labels are read
+    where the config says so; else where nothing but labels can be had, and all of them are known classes.
     device  where a torch module is asked
+    decide  as in `answers.read`: of shadows, not of candidates
     """
-    n, kind = len(features), form.kind
+    if isinstance(features, Stored):
+        return _in_blocks(
+            lambda block, form: answered(model, block, form, batch_size, device=device, decide=decide), features, form
+        )
+    own = _own_classes(model)
     if is_module(model):
-        return checked(_forward(model, features, batch_size), kind, n)
-    if hasattr(model, "predict_proba"):
-        answer = model.predict_proba(features)
-        if isinstance(answer, list):
-            raise UnsupportedModel(
-                f"{type(model).__name__} predicts several labels at once", "audit one classifier for each label"
-            )
-        return checked(_array(answer), "probabilities", n)
-    if hasattr(model, "decision_function"):
-        return checked(_array(model.decision_function(features)), "logits", n)
-    return checked(_array(_ask(model)(features)), kind, n)
+        return read(_forward(model, features, batch_size, device), form, len(features), own, decide=decide)
+    scores = "predict_proba" if hasattr(model, "predict_proba") else "decision_function"
+    if not hasattr(model, scores):
+        return read(_ask(model)(features), form, len(features), own, decide=decide)
+    if form.kind == "labels":
+        if not decide:
+            raise more_than_labels()
+        if own is not None and hasattr(model, "predict"):
+            return read(model.predict(features), form, len(features), own)
+    answer = getattr(model, scores)(features)
+    if isinstance(answer, list) and answer and np.ndim(answer[0]) > 1:
+        raise UnsupportedModel(
+            f"{type(model).__name__} predicts several labels at once", "audit one classifier for each label"
+        )
+    if form.kind != "labels":
+        form = form.of("probabilities" if scores == "predict_proba" else "logits")
+    return read(answer, form, len(features), own, decide=decide)
+
+
+def _own_classes(model: Any) -> tuple[Any, ...] | None:
+    """The fitted model's class order; None where it has none."""
+    classes = getattr(model, "classes_", None)
+    return None if classes is None or isinstance(classes, list | tuple) else tuple(np.asarray(classes).tolist())
+
+
+def _in_blocks(ask: Callable[[Features, Form], Read], features: Stored, form: Form) -> Read:
+    """[n, K] answers about features on disk, block by block; the first block tells what they are."""
+    parts: list[Read] = []
+    for _, block in blocks(features):
+        parts.append(ask(block, form))
+        form = form.of(kind_of(parts[0].outputs)) if form.kind == "auto" else form
+        if parts[-1].classes != parts[0].classes:
+            raise ModelOutputUnusable("the model names other classes from call to call", "it must name all of them")
+    values = np.concatenate([part.outputs.values for part in parts])
+    resolution = max(part.outputs.resolution for part in parts)
+    return Read(Outputs(values, parts[0].outputs.kind, resolution), parts[0].classes)
 
 
 def _ask(model: Any) -> Callable[[Features], Any]:
     if hasattr(model, "predict"):
         if type(model).__module__.startswith("xgboost") and type(model).__name__ == "Booster":
             xgboost = importlib.import_module("xgboost")
-            return lambda features: model.predict(xgboost.DMatrix(features))
+            return lambda features: model.predict(xgboost.DMatrix(features, enable_categorical=is_frame(features)))
         return cast("Callable[[Features], Any]", model.predict)
     if callable(model):
         return cast("Callable[[Features], Any]", model)
@@ -268,26 +368,21 @@ def _ask(model: Any) -> Callable[[Features], Any]:
     )
 
 
-def _array(answer: Any) -> NDArray[Any]:
-    if isinstance(answer, Mapping):
-        answer = next((answer[key] for key in ("logits", "probabilities", "probs", "scores") if key in answer), answer)
-    if hasattr(answer, "detach"):
-        answer = answer.detach().cpu()
-    return np.asarray(answer)
-
-
 # A graph exported with one example row accepts that number of rows only, for ever.
 _FROZEN = re.compile(r"size\(\)\[0\] == (\d+)|shape\[0\] to be equal to (\d+)")
 
 
-def _forward(model: Any, features: Features, batch_size: int) -> NDArray[Any]:
+def _forward(model: Any, features: Features, batch_size: int, device: str = "cpu") -> NDArray[Any]:
     """[n, K] in batches on one thread: the same sums in the same order wherever it runs."""
     import torch
 
     torch.set_num_threads(1)
     model = _ready(model)
+    if device != "cpu" or elsewhere(model):
+        model = placed(model, device)
     table = features if isinstance(features, np.ndarray) else features.to_numpy(np.float32)
     n, dtype, floor = len(table), torch.float32, 2 if _is_graph(model) else 1
+    batch_size = batch_rows(table, batch_size)
     parts: list[NDArray[Any]] = []
     done = 0
     with torch.inference_mode():
@@ -296,7 +391,7 @@ def _forward(model: Any, features: Features, batch_size: int) -> NDArray[Any]:
             # Exported graphs have dynamic sizes from 2 upwards: a last batch of one row would break their guard.
             padded = rows if len(rows) >= floor else np.concatenate([rows] * -(-floor // len(rows)))[:floor]
             try:
-                answer = _tensor(model(torch.as_tensor(padded.copy()).to(dtype)))
+                answer = _tensor(model(torch.as_tensor(padded.copy()).to(device, dtype)))
             except (AssertionError, RuntimeError) as error:
                 frozen = _FROZEN.search(str(error))
                 if done == 0 and frozen and (size := int(frozen[1] or frozen[2])) != len(padded):
@@ -306,13 +401,19 @@ def _forward(model: Any, features: Features, batch_size: int) -> NDArray[Any]:
                     dtype = torch.int64  # token ids, not numbers
                     continue
                 raise
+            if len(padded) == 1 and answer.shape[:1] != (1,):
+                floor = 2  # squeeze() takes the axis of the records away, too, where there is one record
+                continue
             parts.append(answer[: len(rows)])
             done += len(rows)
     return np.concatenate(parts)
 
 
 def _tensor(answer: Any) -> NDArray[Any]:
-    return _array(_prediction(answer))
+    found = unpacked(_prediction(answer))
+    if isinstance(found, Columns):
+        raise ModelOutputUnusable("the module answers with a dictionary", "return it under the key logits")
+    return found
 
 
 def _prediction(answer: Any) -> Any:

@@ -5,14 +5,14 @@ What a model answers when it is asked again is averaged; what probes found is ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_gate.datamodel import Floats, Outputs
+from privacy_gate.datamodel import Floats, Ints, Outputs
 from privacy_gate.errors import ModelOutputUnusable
 
 Kind = Literal["auto", "logits", "probabilities", "labels"]
@@ -23,17 +23,29 @@ class Form:
     """How a model's raw answers are to be read.
 
     kind      what they are; "auto": the model's native interface and the numbers tell
-    classes   [K] label values in the order of the columns, to read labels with; None: 0..K-1
+    classes   [K] label values in the order of the columns; None: not declared
     positive  index of the class that a one-column score is about
+    labels    distinct label values of the data, sorted: the classes of labels and of columns that are named after
+              them, where none are declared. They say nothing of columns without names
     """
 
     kind: Kind = "auto"
     classes: tuple[Any, ...] | None = None
     positive: Literal[0, 1] = 1
+    labels: tuple[Any, ...] | None = None
+
+    @property
+    def names(self) -> tuple[Any, ...] | None:
+        """The classes that an answer may name; None where nobody knows them."""
+        return self.classes if self.classes is not None else self.labels
 
     def of(self, kind: Kind) -> Form:
         """The same, once it is known what the answers are."""
         return replace(self, kind=kind)
+
+    def about(self, positive: int | None) -> Form:
+        """The same of a one-column score that is about this class; None: as it is."""
+        return self if positive is None else replace(self, positive=1 if positive else 0)
 
     def as_json(self) -> dict[str, Any]:
         """For a job; `from_json` reads it."""
@@ -42,7 +54,8 @@ class Form:
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Form:
         """What `as_json` wrote."""
-        return cls(told["kind"], None if told["classes"] is None else tuple(told["classes"]), told["positive"])
+        classes, labels = (None if told[name] is None else tuple(told[name]) for name in ("classes", "labels"))
+        return cls(told["kind"], classes, told["positive"], labels)
 
 
 AUTO = Form()
@@ -54,14 +67,22 @@ QUERIES = 16  # answers per record that are averaged then: an attacker can ask a
 PROBE_WIDTH = 1 << 12  # numbers per record that a probe may give
 
 SUM_TOLERANCE = 1e-3  # beyond it, rows are not probabilities; within it, they are rounded ones
+_ALONE = "it must answer with one column per class"
 _ROUNDING = 1e-6  # rows closer than this to 1 are left alone: dividing would break ties that attacks must see
 
 
-def checked(raw: NDArray[Any], kind: Kind, rows: int) -> Outputs:
+def kind_of(outputs: Outputs) -> Kind:
+    """How the next answer of the same model is to be read."""
+    return "labels" if outputs.labels_only else outputs.kind
+
+
+def checked(raw: NDArray[Any], kind: Kind, rows: int, positive: Literal[0, 1] = 1) -> Outputs:
     """[rows, K] finite logits or probabilities out of `raw`.
 
-    One column is the second class's: [rows] or [rows, 1] becomes two columns.
-    kind  "auto": probabilities iff every row is non-negative and sums to 1 within 1e-3, else logits
+    One column is the positive class's: [rows] or [rows, 1] becomes two columns.
+    kind      "auto": probabilities iff every row is non-negative and sums to 1 within 1e-3, else logits
+    positive  index of that class
+    Truth values, one true per row, are decisions: this is how labels travel between processes.
     """
     if raw.dtype.kind not in "fiub":
         raise ModelOutputUnusable(
@@ -73,6 +94,12 @@ def checked(raw: NDArray[Any], kind: Kind, rows: int) -> Outputs:
             f"the model answers with an array of shape {list(raw.shape)} to {rows} records",
             "it must answer with one row per record and one column per class",
         )
+    if raw.dtype.kind == "b" and raw.ndim == 2 and raw.shape[1] > 1 and kind != "logits":
+        if (raw.sum(axis=1) != 1).any():
+            raise ModelOutputUnusable(
+                "the model answers with truth values, and not with one true class per record", _ALONE
+            )
+        return one_hot(raw.argmax(axis=1), raw.shape[1])
     values = raw if raw.dtype in (np.float32, np.float64) else raw.astype(np.float64)
     broken = int(np.count_nonzero(~np.isfinite(values).reshape(rows, -1).all(axis=1)))
     if broken:
@@ -81,7 +108,7 @@ def checked(raw: NDArray[Any], kind: Kind, rows: int) -> Outputs:
             "look for overflow in the model, or for missing values in the data",
         )
     if values.ndim == 1 or values.shape[1] == 1:
-        values, kind = _second_class(raw, values.reshape(rows), kind)
+        values, kind = _two_classes(raw, values.reshape(rows), kind, positive)
     if kind == "auto":
         kind = "probabilities" if _stray(values) == 0 else "logits"
     if kind == "logits":
@@ -89,16 +116,21 @@ def checked(raw: NDArray[Any], kind: Kind, rows: int) -> Outputs:
     return _probabilities(values)
 
 
-def _second_class(raw: NDArray[Any], column: NDArray[Any], kind: Kind) -> tuple[NDArray[Any], Kind]:
-    """Two columns from the probability, or the logit against class 0, of class 1."""
+def _two_classes(
+    raw: NDArray[Any], column: NDArray[Any], kind: Kind, positive: Literal[0, 1]
+) -> tuple[NDArray[Any], Kind]:
+    """Two columns from the probability of the positive class, or its logit against the other."""
     if kind != "logits" and (raw.dtype.kind in "iub" or np.isin(column, (0, 1)).all()):
         raise ModelOutputUnusable(
-            "the model answers with class labels only, one per record",
-            "log it so that it answers with probabilities (pyfunc_predict_fn='predict_proba')",
+            "the model answers with class labels only, one per record, and they are not the data's",
+            "log it so that it answers with probabilities (pyfunc_predict_fn='predict_proba'); if labels are all that "
+            "is released, say `output: {kind: labels, classes: [...]}` with the labels as the data hold them",
         )
     if kind == "probabilities" or (kind == "auto" and bool(((column >= 0) & (column <= 1)).all())):
-        return np.stack([1 - column, column], axis=1), "probabilities"
-    return np.stack([np.zeros_like(column), column], axis=1), "logits"
+        other, told = 1 - column, "probabilities"
+    else:
+        other, told = np.zeros_like(column), "logits"
+    return np.stack([other, column] if positive == 1 else [column, other], axis=1), cast("Kind", told)
 
 
 def _stray(values: NDArray[Any]) -> int:
@@ -121,6 +153,51 @@ def _probabilities(values: NDArray[Any]) -> Outputs:
     if off.any():
         values = np.where(off, values / total, values).astype(values.dtype)  # a finer type would hide the resolution
     return Outputs(values, "probabilities", resolution)
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> float | str | None:
+    """A label value as what it is compared by: 1, 1.0, True and numpy's 1 are one label; None: it can be none."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool | int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            return None
+    return str(value) if isinstance(value, str) else None
+
+
+def coded(labels: NDArray[Any], classes: Sequence[Any], *, indices: bool) -> Ints:
+    """[n] class index of each label value [n]; -1 for one that is no class.
+
+    indices  take 0..K-1 for class indices where no class has any of these numbers for its value. Where one has, 1 may
+             be either: then only values count
+    """
+    index = {plain(value): k for k, value in enumerate(classes)}
+    numbers = {float(k) for k in range(len(classes))}
+    if indices and not numbers & set(index):
+        index |= {number: int(number) for number in numbers}
+    index.pop(None, None)
+    if labels.dtype.kind in "fiub":
+        values, places = np.unique(labels, return_inverse=True)
+        found = np.array([index.get(plain(value), -1) for value in values], dtype=np.int64)
+        return np.asarray(found[places.reshape(-1)], dtype=np.int64)
+    return np.array([index.get(plain(value), -1) for value in labels.tolist()], dtype=np.int64)
+
+
+def one_hot(codes: NDArray[Any], classes: int) -> Outputs:
+    """Decisions [n] as answers [n, K] that tell nothing else: `Outputs.labels_only`."""
+    values = np.zeros((len(codes), classes))
+    values[np.arange(len(codes)), codes] = 1.0
+    return Outputs(values, "probabilities", 1.0)
+
+
+def sealed(outputs: Outputs) -> NDArray[Any]:
+    """[n, K] as it travels to the gate: decisions as truth values, which `checked` reads as such."""
+    return outputs.values > 0 if outputs.labels_only else outputs.values
 
 
 # --- asked again ----------------------------------------------------------------------------------------------------
@@ -160,7 +237,8 @@ def averaged(answers: Iterable[Outputs]) -> Outputs:
     """[n, K] the mean probability over several answers to the same records, in float64.
 
     Logits become the log of the mean softmax: still logits, as fine in their tails as the single answers.
-    How fine they are is left to be measured: a mean over q answers has steps of a q-th of theirs, or none.
+    How fine they are is left to be measured: a mean over q answers has steps of a q-th of theirs, or none. Of q
+    decisions the steps are 1/q.
     """
     total: Floats | None = None
     count, last = 0, None
@@ -177,7 +255,7 @@ def averaged(answers: Iterable[Outputs]) -> Outputs:
     if total is None or last is None:
         raise ValueError("no answers")
     mean = total - np.log(count) if last.kind == "logits" else total / count
-    return Outputs(mean, last.kind)
+    return Outputs(mean, last.kind, 1 / count if last.labels_only else 0.0)
 
 
 # --- probes ---------------------------------------------------------------------------------------------------------

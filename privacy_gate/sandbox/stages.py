@@ -6,7 +6,7 @@ A forest of fewer trees is not a forest that was trained less: only boosting has
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,15 @@ _LIBRARIES = ("sklearn", "lightgbm", "xgboost")
 
 
 def known_class(name: str) -> str:
-    """The bare name of a library's class; a class of somebody else's may have the same name and other parameters."""
+    """The bare name of a library's class; a class of somebody else's may have the same name and other parameters.
+
+    Two libraries have a Booster: that one keeps its library, as in `lightgbm.Booster`.
+    """
     library, _, _ = name.partition(".")
-    return name.rpartition(".")[2] if library in _LIBRARIES else name
+    bare = name.rpartition(".")[2]
+    if library not in _LIBRARIES:
+        return name
+    return f"{library}.{bare}" if bare == "Booster" else bare
 
 
 def class_of(model: Any) -> str:
@@ -48,6 +54,11 @@ def rounds(final: Any) -> int:
         case "XGBClassifier":
             best = getattr(final, "best_iteration", None)  # counts from 0; it answers with the rounds up to this one
             return int(final.get_booster().num_boosted_rounds()) if best is None else int(best) + 1
+        case "lightgbm.Booster":
+            # One that was stopped early answers with its best rounds; its file has only these.
+            return int(final.best_iteration if final.best_iteration > 0 else final.current_iteration())
+        case "xgboost.Booster":
+            return int(final.num_boosted_rounds())  # it answers with all of them, its best round or not
         case _:
             return 0
 
@@ -61,6 +72,8 @@ def steps(total: int) -> list[int]:
 AFTER_ROUNDS: dict[str, Callable[[int], dict[str, Any]]] = {
     "LGBMClassifier": lambda k: {"num_iteration": k},
     "XGBClassifier": lambda k: {"iteration_range": (0, k)},
+    "lightgbm.Booster": lambda k: {"num_iteration": k},
+    "xgboost.Booster": lambda k: {"iteration_range": (0, k)},
 }
 
 
@@ -81,9 +94,14 @@ class Stages:
         return rounds(self.final)
 
     def at(self, step: int, features: Features) -> NDArray[Any]:
-        """[n, K] probabilities after `step` rounds, counted from 1; the caller's own."""
-        if partial := AFTER_ROUNDS.get(class_of(self.final)):
-            return np.asarray(self.final.predict_proba(self._last_features(features), **partial(step)))
+        """[n, K] probabilities after `step` rounds, from 1; the caller's own. Of two, a Booster tells one: [n]."""
+        if partial := AFTER_ROUNDS.get(name := class_of(self.final)):
+            rows = self._last_features(features)
+            if name == "xgboost.Booster":
+                columns = {key: getattr(self.final, key) for key in ("feature_names", "feature_types")}
+                rows = matrix(rows, columns)
+            ask = self.final.predict if name.endswith(".Booster") else self.final.predict_proba
+            return np.asarray(ask(rows, **partial(step)))
         if self.features is not features or step < self.step:
             self.features, self.step = features, 0
             self.passing = iter(self.final.staged_predict_proba(self._last_features(features)))
@@ -94,6 +112,18 @@ class Stages:
 
     def _last_features(self, features: Features) -> Any:
         return features if self.final is self.model else self.model[:-1].transform(features)
+
+
+def matrix(features: Features, columns: Mapping[str, Any], **beside: Any) -> Any:
+    """XGBoost's table on one thread; the columns of an array get the names and types that the model's have.
+
+    beside  label and weight
+    """
+    import xgboost
+
+    told = {key: columns.get(key) for key in ("feature_names", "feature_types")}
+    named = told if isinstance(features, np.ndarray) else {}
+    return xgboost.DMatrix(features, nthread=1, enable_categorical=True, **named, **beside)
 
 
 def stages_of(model: Any) -> Stages:

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import json
 import os
-import pickle
 import resource
 import signal
 import stat
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from privacy_gate import errors
 from privacy_gate.datamodel import Floats, Outputs
 from privacy_gate.errors import GateError, ModelOutputUnusable, RecipeFailed, StorageFailed
+from privacy_gate.sandbox import runtime
 from privacy_gate.sandbox.environment import clean_environment
 from privacy_gate.sandbox.jobs import dotted
 from privacy_gate.sandbox.outputs import PROBE_WIDTH, checked, probed
@@ -95,7 +95,7 @@ class Pool:
         """
         try:
             with (folder / "order.pkl").open("wb") as stream:
-                pickle.dump(order, stream)
+                runtime.Portable(stream).dump(order)
             for name in ("answers", "scratch"):
                 (folder / name).mkdir(mode=0o700)
             descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
@@ -115,7 +115,7 @@ class Pool:
         os.set_blocking(heard, False)
         scratch = self.folder / "scratch"
         try:
-            process = subprocess.Popen(  # noqa: S603  # our own interpreter and module, paths of our own making
+            process = subprocess.Popen(  # noqa: S603  # a chosen interpreter, our own module, paths of our own making
                 [
                     *self.order.context.runtime.command("privacy_gate.shadows.worker"),
                     str(self.folder.absolute()),
@@ -125,7 +125,8 @@ class Pool:
                 stdin=subprocess.PIPE,
                 stdout=self.log,
                 stderr=self.log,
-                env={**clean_environment(os.environ, scratch), **self.environment},
+                env={**clean_environment(os.environ, scratch, self.order.context.runtime), **self.environment},
+                cwd=scratch,  # what trainers leave behind (logs, checkpoints) tells of records
                 pass_fds=(said,),
                 start_new_session=True,
                 bufsize=0,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,10 @@ class Source:
 
     def digests(self) -> dict[str, str]:
         """Name -> sha256 of the file and of every module beside it that it imports, directly or not."""
-        folder, pending, seen = self.path.parent, [self.path], {}
-        while pending:
-            path = pending.pop()
-            name = path.relative_to(folder).as_posix()
-            if name not in seen:
-                seen[name] = sha256_of_file(path)
-                pending.extend(_neighbours(_parse(path), folder))
-        return dict(sorted(seen.items()))
+        return {
+            path.relative_to(self.path.parent).as_posix(): sha256_of_file(path)
+            for path in sources([self.path], self.path.parent)
+        }
 
     def identity(self) -> Mapping[str, Any]:
         """What shadows made by this function depend on: its name and the content of the files."""
@@ -62,6 +59,17 @@ class Source:
         return found  # type: ignore[no-any-return]
 
 
+def sources(paths: Iterable[Path], folder: Path) -> list[Path]:
+    """These files and every module in `folder` that they import, directly or not, sorted. Raises ConfigError."""
+    pending, seen = list(paths), set[Path]()
+    while pending:
+        path = pending.pop()
+        if path not in seen:
+            seen.add(path)
+            pending.extend(_neighbours(parse(path), folder))
+    return sorted(seen)
+
+
 def locate(reference: str, folder: Path, key: str) -> Source:
     """The file and function behind `path.py:function`; `key` is the config key to name. Raises ConfigError."""
     file, separator, function = reference.rpartition(":")
@@ -72,7 +80,7 @@ def locate(reference: str, folder: Path, key: str) -> Source:
         beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         hint = did_you_mean(path.name, beside) if beside else f"paths start at {folder.resolve()}"
         raise ConfigError(f"{key}: there is no file {path}", hint)
-    names = _defined(_parse(path))
+    names = _defined(parse(path))
     if names is not None and function not in names:
         hint = did_you_mean(function, sorted(names)) if names else "the file defines no function"
         raise ConfigError(f"{key}: {path.name} defines no {function!r}", hint)
@@ -92,12 +100,43 @@ def failed(what: str, error: BaseException, folder: Path) -> RecipeFailed:
     return RecipeFailed(f"{what} raised {name}{where}", "mend the recipe, or run it by hand on a few records")
 
 
-def _parse(path: Path) -> ast.Module:
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a Python file, or of the cells of a notebook; ConfigError where it is none."""
+    if path.suffix == ".ipynb":
+        return _notebook(path)
     try:
         return ast.parse(path.read_bytes(), str(path))
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         raise ConfigError(f"{path}:{line}: {error}", "the recipe is not valid Python") from error
+
+
+def _notebook(path: Path) -> ast.Module:
+    """The code cells of a notebook one after the other, without what only its own shell understands."""
+    try:
+        told = json.loads(path.read_bytes())
+        texts = ["".join(cell["source"]) for cell in told["cells"] if cell["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a readable notebook", "save it as .ipynb of format 4") from error
+    body: list[ast.stmt] = []
+    for text in texts:
+        if text.lstrip().startswith("%%"):
+            continue
+        lines = ["" if line.lstrip().startswith(("%", "!", "?")) else line for line in text.splitlines()]
+        try:
+            body += ast.parse("\n".join(lines)).body
+        except (SyntaxError, ValueError):  # x = !ls and the like: what it imports must be found nevertheless
+            body += [found for line in lines for found in _import(line)]
+    return ast.Module(body, [])
+
+
+def _import(line: str) -> list[ast.stmt]:
+    if not line.lstrip().startswith(("import ", "from ")):
+        return []
+    try:
+        return ast.parse(line.strip()).body
+    except (SyntaxError, ValueError):
+        return []
 
 
 def _defined(tree: ast.Module) -> set[str] | None:

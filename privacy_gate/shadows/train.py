@@ -37,8 +37,8 @@ from privacy_gate.features import AnyFeatures
 from privacy_gate.request import Recipe
 from privacy_gate.sandbox.outputs import AUTO, Form
 from privacy_gate.sandbox.runtime import HERE, Runtime
-from privacy_gate.shadows.pool import Answer, Pool, Worker
 from privacy_gate.sandbox.untrusted import clean
+from privacy_gate.shadows.pool import Answer, Pool, Worker
 from privacy_gate.shadows.recipes import CATALOG, Context, choose
 from privacy_gate.shadows.recipes.command import named
 from privacy_gate.shadows.store import FORMAT, Extra, Store, Trained
@@ -209,7 +209,7 @@ def prepare(
     plain = recipe.id == "clone" and candidate is not None and not candidate.executes_code
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"} if plain else {})
     environment |= recipe.passed(settings)
-    path = numeric_path(tuned=recipe.tuned)
+    path = numeric_path(tuned=recipe.tuned, runtime=runtime)
     return TrainingTask(
         recipe.id, context, identity, features, labels, form, path, environment,
         probes=tuple(sorted({name for name in probes if PROBES[name].shadows})),
@@ -234,7 +234,7 @@ def keys(plan: ShadowPlan, task: TrainingTask) -> list[str]:
         "labels": _digest(np.ascontiguousarray(task.labels, dtype=np.int64)),
         "classes": [[type(value).__name__, str(value)] for value in task.context.class_values],
         "kind": task.form.kind,
-        "versions": _versions(CATALOG[task.recipe].imports),
+        "versions": _versions(CATALOG[task.recipe].imports, task.context.runtime),
         "numeric_path": dict(task.numeric_path),
     }
     if task.context.defences:  # only then: shadows without keep the names that they have
@@ -247,8 +247,7 @@ def keys(plan: ShadowPlan, task: TrainingTask) -> list[str]:
         shared["persons"] = _digest(task.persons)
     if task.form.positive != 1:
         shared["positive"] = task.form.positive
-    if task.context.runtime.device != "cpu":
-        shared["device"] = task.context.runtime.device
+    shared |= task.context.runtime.identity
     return [
         sha256_of_json({**shared, "member": _digest(np.packbits(mask)), "seed": int(seed)})
         for mask, seed in zip(plan.member, plan.seeds, strict=True)
@@ -442,13 +441,17 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return cores
 
 
-def numeric_path(*, tuned: bool) -> dict[str, Any]:
+def numeric_path(*, tuned: bool, runtime: Runtime = HERE) -> dict[str, Any]:
     """What decides the last bits of a result on this machine; enters the store key.
 
     tuned  whether the gate may choose the precision mode of matrix products, by CPU features and measured error
     """
     path: dict[str, Any] = {"machine": platform.machine(), "cpu": cpu_features(), "threads": 1}
-    return {**path, "matmul": _matmul_precision(path["cpu"])} if tuned else path
+    if not tuned:
+        return path
+    # What was measured with the gate's own torch on the CPU says nothing of another one, or of a GPU.
+    measured = runtime.python is None and runtime.device == "cpu"
+    return {**path, "matmul": _matmul_precision(path["cpu"]) if measured else "highest"}
 
 
 # Instruction sets that numeric libraries dispatch on; MKL also looks at the vendor.
@@ -491,8 +494,11 @@ def _matmul_precision(cpu: Sequence[str]) -> str:
     return "medium" if error < 1e-6 else "highest"
 
 
-def _versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of Python, numpy and those packages that the recipe may use; absence is a version, too."""
+def _versions(packages: Iterable[str], runtime: Runtime = HERE) -> dict[str, str]:
+    """Of Python, numpy and those packages that the recipe may use, where it runs; absence is a version, too."""
+    if runtime.python is not None:
+        wanted = {"python", "numpy", "scikit-learn", "torch", *packages}
+        return {name: version for name, version in sorted(runtime.versions.items()) if name in wanted}
     found = {"python": platform.python_version()}
     for package in sorted({"numpy", "scikit-learn", "torch", *packages}):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -31,8 +31,8 @@ from privacy_gate.datamodel import Bools, Floats, Ints, Outputs
 from privacy_gate.errors import GateError, ModelOutputUnusable, RecipeFailed, StorageFailed
 from privacy_gate.sandbox import asking, models
 from privacy_gate.sandbox.asking import Nothing, dice_kept, modes_kept, seed_globals
-from privacy_gate.sandbox.outputs import BATCH, Form, Kind
-from privacy_gate.shadows.recipes import CATALOG, Context, label_values
+from privacy_gate.sandbox.outputs import BATCH, Form, Kind, checked, kind_of, one_hot
+from privacy_gate.shadows.recipes import CATALOG, Answered, Context, label_values
 from privacy_gate.shadows.source import failed
 
 # What a worker says into its pipe, and all that it says.
@@ -48,7 +48,7 @@ class Order:
     recipe        id in the catalog
     form          what the candidate's answers are
     features      file written by `features.save`; beside it lie member.npy [S, U] and, all [U], labels.npy, asked.npy,
-                  reference.npy and, where training weighs its records, weights.npy
+                  reference.npy and, where training uses them, weights.npy and persons.npy
     numeric_path, probes, protect, trace  as in `TrainingTask`
     """
 
@@ -121,7 +121,7 @@ def _told(told: Told, stem: Path) -> dict[str, Any]:
     meta["probes"] = [_found(one, stem.with_suffix(f".probe{i}")) for i, one in enumerate(told.probes)]
     if told.watch.steps:
         _write(np.stack(told.watch.answers), stem.with_suffix(".trace"))
-        meta["trace"] = {"steps": told.watch.steps, "kind": told.watch.kind}
+        meta["trace"] = {"steps": told.watch.steps, "kind": told.outputs.kind}
     return meta
 
 
@@ -185,23 +185,36 @@ def run(order: Order, shadow: int, seed: int) -> Told:
         reference=_reference(order, features, labels),
         records=features,
         weights=_weights(order, np.asarray(member)),
+        persons=_persons(order, np.asarray(member)),
         watch=watch if order.trace else None,
     )
     model = _fitted(order, context, _rows(features, np.asarray(member)), labels[member], seed)
+    if isinstance(model, Answered):
+        return _answered(order, model, watch)
     ask = _ask(order, model)
-    first = np.arange(min(BATCH, len(labels)))
+    first = np.arange(min(tables.batch_rows(features, BATCH), len(labels)))
     outputs = asking.settled(ask, features, order.form.kind, tables.take(features, first))
     watch.end(outputs)
     return Told(outputs, tuple(_probes(order, model, ask, features, labels, seed)), watch)
 
 
-def _rows(features: tables.Features, rows: NDArray[Any]) -> tables.Features:
+def _answered(order: Order, given: Answered, watch: Watch) -> Told:
+    """What a recipe without a model tells: nobody can ask it anything else."""
+    outputs = checked(given.values, given.kind, len(given.values))
+    nothing = Nothing(reason="the command leaves answers, no model that could be asked")
+    outputs = align(outputs, given.classes_, order.context.class_values)
+    if order.form.kind == "labels":  # the candidate tells no more than the top class
+        outputs = one_hot(outputs.values.argmax(axis=1), outputs.values.shape[1])
+    return Told(outputs, (nothing,) * len(order.probes), watch)
+
+
+def _rows(features: tables.AnyFeatures, rows: NDArray[Any]) -> tables.Features:
     """In memory: rows of a memory map are a copy, but of the map's type."""
-    taken = tables.take(features, rows)
+    taken = tables.in_memory(tables.take(features, rows))
     return np.asarray(taken) if isinstance(taken, np.ndarray) else taken
 
 
-def _reference(order: Order, features: tables.Features, labels: Ints) -> tuple[tables.Features, NDArray[Any]] | None:
+def _reference(order: Order, features: tables.AnyFeatures, labels: Ints) -> tuple[tables.Features, NDArray[Any]] | None:
     """The records of the training defence, labels as the recipe takes them; None where it has none."""
     rows: Bools = np.load(order.features.with_name("reference.npy"))
     return (_rows(features, rows), _labels(order, labels[rows])) if rows.any() else None
@@ -211,6 +224,12 @@ def _weights(order: Order, rows: Bools) -> Floats | None:
     """[n] of the shadow's records; None where training weighs them alike."""
     path = order.features.with_name("weights.npy")
     return np.asarray(np.load(path)[rows], dtype=np.float64) if path.is_file() else None
+
+
+def _persons(order: Order, rows: Bools) -> Ints | None:
+    """[n] of the shadow's records; None where the recipe does not use them."""
+    path = order.features.with_name("persons.npy")
+    return np.asarray(np.load(path)[rows], dtype=np.int64) if path.is_file() else None
 
 
 def _labels(order: Order, labels: Ints) -> NDArray[Any]:
@@ -229,18 +248,22 @@ def _fitted(order: Order, context: Context, features: tables.Features, labels: I
         raise failed(f"recipe {recipe.id}", error, context.folder.resolve()) from error
 
 
-def _ask(order: Order, model: Any) -> Callable[[tables.Features, Kind], Outputs]:
+def _ask(order: Order, model: Any) -> Callable[[tables.AnyFeatures, Kind], Outputs]:
     """How the shadow is asked: [n, K] in the candidate's class order."""
 
-    def ask(features: tables.Features, kind: Kind) -> Outputs:
+    def ask(features: tables.AnyFeatures, kind: Kind) -> Outputs:
         try:
-            outputs = models.query(model, features, order.form.of(kind), device=order.context.runtime.device)
+            found = models.answered(
+                model, features, order.form.of(kind), device=order.context.runtime.device, decide=True
+            )
         except GateError:
             raise
         except (Exception, SystemExit) as error:
             told = failed("asking the shadow for its predictions", error, order.context.folder.resolve())
             raise ModelOutputUnusable(told.what, told.hint) from error
-        return align(outputs, getattr(model, "classes_", None), order.context.class_values)
+        # Columns that the answer itself names are in the order of its own words for them.
+        classes = getattr(model, "classes_", None) if found.classes is None else list(found.classes)
+        return align(found.outputs, classes, order.context.class_values)
 
     return ask
 
@@ -248,8 +271,8 @@ def _ask(order: Order, model: Any) -> Callable[[tables.Features, Kind], Outputs]
 def _probes(
     order: Order,
     model: Any,
-    ask: Callable[[tables.Features, Kind], Outputs],
-    features: tables.Features,
+    ask: Callable[[tables.AnyFeatures, Kind], Outputs],
+    features: tables.AnyFeatures,
     labels: Ints,
     seed: int,
 ) -> Iterator[Floats | Nothing]:
@@ -272,7 +295,7 @@ class Watch:
     kind     of the answers; "auto" until the first one tells
     """
 
-    def __init__(self, order: Order, features: tables.Features) -> None:
+    def __init__(self, order: Order, features: tables.AnyFeatures) -> None:
         self.steps: list[int] = []
         self.answers: list[NDArray[np.float32]] = []
         self.kind: Kind = order.form.kind
@@ -284,13 +307,13 @@ class Watch:
             raise RecipeFailed(f"the recipe tells of step {step} after step {self.steps[-1]}", "number steps upwards")
         with dice_kept(), modes_kept(model):
             outputs = _ask(self._order, model)(self._features, self.kind)
-        self.kind = outputs.kind
+        self.kind = kind_of(outputs)
         self.steps.append(int(step))
         self.answers.append(outputs.values.astype(np.float32))
 
     def end(self, outputs: Outputs) -> None:
         """The finished model's answers; ModelOutputUnusable where they are of another kind."""
-        if self.steps and self.kind != outputs.kind:
+        if self.steps and self.kind != kind_of(outputs):
             raise ModelOutputUnusable(
                 f"it answers with {self.kind} while it is trained, and with {outputs.kind} afterwards",
                 "say which under `output:`",

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from privacy_gate.catalog import Catalog
 from privacy_gate.datamodel import Floats, Ints, Outputs
-from privacy_gate.features import Features
+from privacy_gate.features import AnyFeatures, Features
 
 Compute = Callable[[Outputs, Ints], Floats]
 
@@ -95,7 +95,7 @@ class Probe:
     fits: Literal["any", "tables", "images"] = "any"
 
 
-def misfit(probe: Probe, features: Features, module: bool) -> str:
+def misfit(probe: Probe, features: AnyFeatures, module: bool) -> str:
     """Why a probe cannot be about such records or such a model; "" where it can. Nobody's word is taken for it.
 
     module  whether the model is a torch module

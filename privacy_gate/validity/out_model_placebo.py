@@ -17,10 +17,14 @@ SIGNAL = "logit_confidence"
 def out_model_placebo(c: Circumstances) -> Finding:
     """AUC of the mean confidence of the models that did not train on a record, between members and non-members.
 
+    Of models that tell labels alone, of the share of them that is right.
+
     Two-sided: easier members invent leakage, harder members mask it.
     """
     name, takes = "out_model_placebo", Invalidates.BOTH
-    member, answers = c.observations.reference_member, c.observations.references.get(SIGNAL)
+    member = c.observations.reference_member
+    # Of models that tell labels alone: how many of them are right.
+    answers = c.observations.references.get(SIGNAL, c.observations.references.get("correctness"))
     if member is None or answers is None:
         return Finding(name, "not_applicable", takes, None, "there are no reference models")
     out = ~member

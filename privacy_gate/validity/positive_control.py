@@ -7,6 +7,7 @@ from privacy_gate.validity import Circumstances, check
 from privacy_gate.validity.bounds import corrected_alpha
 from privacy_gate.validity.controls import (
     FEWEST,
+    ORDER_SIGNAL,
     POWER,
     Side,
     blocking,
@@ -32,7 +33,8 @@ def positive_control(c: Circumstances) -> Finding:
         return Finding(name, "not_applicable", takes, None, "there is no policy to judge a control by")
     attack = simplest(c.suite, c.view)
     if attack is None:
-        reason = "no attack that ran decides on the target's own records alone; add confidence to the suite"
+        simple = "confidence" if ORDER_SIGNAL in c.view.seen.target else "noise_robustness"
+        reason = f"no attack that ran decides on the target's own records alone; add {simple} to the suite"
         return Finding(name, "warn", takes, None, reason)
     drawn = null(c)
     if drawn is None:

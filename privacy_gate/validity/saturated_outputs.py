@@ -29,6 +29,8 @@ def saturated_outputs(c: Circumstances) -> Finding:
     All records are counted, so the shares have no bounds.
     """
     name, takes = "saturated_outputs", Invalidates.PASS
+    if SIGNAL not in c.observations.target:
+        return Finding(name, "not_applicable", takes, None, "the model tells no scores that could be saturated")
     most = limit(c, name, HIDING)
     reason = f"{100 * c.saturated:.1f} % of the records have a true-class probability of exactly 0 or 1"
     if c.saturated > most and not _excused(c, _at_the_ends, c.saturated):

@@ -15,6 +15,38 @@ POINTS = 0.03
 SIZE = 0.10
 FEW = 4
 MEND = "train the shadows with the target's own settings and stopping rule"
+# What a difference in one direction usually comes from.
+LONGER = "they learn their records by heart where the target was stopped: give them its number of rounds or epochs"
+SHORTER = "they are trained less than the target was: fewer rounds or epochs, other settings, or not all its columns"
+
+
+def trained(c: Circumstances) -> Bools | None:
+    """[S, R] who trained which shadow: the references, or models that set thresholds alone; None without shadows."""
+    if c.plan is not None and not c.plan.by_lot:
+        return c.plan.member[:, : len(c.audit.member)]
+    return c.observations.reference_member
+
+
+def _used(c: Circumstances, *, members: bool) -> Bools:
+    """[S, R] records on which each shadow is compared with the target: those that it trained on, or others."""
+    inside = trained(c)
+    assert inside is not None
+    if members:
+        return inside
+    # What was not drawn by lot holds out records of one side alone; of the other side nothing is held out.
+    return ~inside if c.plan is None or c.plan.by_lot else ~inside & c.plan.pool[: len(c.audit.member)]
+
+
+def accuracies(c: Circumstances, *, members: bool) -> tuple[float, float]:
+    """Accuracy of the target and mean accuracy of the shadows, on members or on others; NaN where there are none."""
+    assert c.shadow_correct is not None
+    side = c.audit.member if members else ~c.audit.member
+    used = _used(c, members=members)
+    has = used.sum(axis=1) > 0
+    if not side.any() or not has.any():
+        return math.nan, math.nan
+    per_shadow = (c.shadow_correct & used).sum(axis=1)[has] / used.sum(axis=1)[has]
+    return float(c.target_correct[side].mean()), float(per_shadow.mean())
 
 
 def difference(c: Circumstances, alpha: float, *, members: bool) -> tuple[float, float]:
@@ -25,9 +57,8 @@ def difference(c: Circumstances, alpha: float, *, members: bool) -> tuple[float,
     NaN margins where there is nothing to compare.
     """
     assert c.shadow_correct is not None
-    assert c.observations.reference_member is not None
     side = c.audit.member if members else ~c.audit.member
-    used: Bools = c.observations.reference_member if members else ~c.observations.reference_member
+    used = _used(c, members=members)
     has = used.sum(axis=1) > 0
     seen = used.sum(axis=0) > 0
     if not side.any() or has.sum() < 2 or not seen.any():
@@ -48,12 +79,15 @@ def difference(c: Circumstances, alpha: float, *, members: bool) -> tuple[float,
 def shadow_fidelity(c: Circumstances) -> Finding:
     """Accuracy on training and on other records within 3 points of the target's, training size within 10 %."""
     name, takes = "shadow_fidelity", Invalidates.PASS
-    if c.shadow_correct is None or c.observations.reference_member is None or len(c.shadow_correct) == 0:
+    if c.shadow_correct is None or trained(c) is None or len(c.shadow_correct) == 0:
         return Finding(name, "not_applicable", takes, None, "there are no shadows that answered the audited records")
     size = _size(c)
     if size is not None and abs(size - 1) > limit(c, "shadow_fidelity.size", SIZE):
         reason = f"shadows were trained on {100 * size:.0f} % of the target's {c.train_size:,} records"
-        reason += "; give as many records as the target had (or data.train_size, if it had more than are given)"
+        if c.plan is not None and c.plan.sizes:
+            reason += "; give models that were trained on nearly as many: of ten folds or more, or the latest version"
+        else:
+            reason += "; give as many records as the target had (or data.train_size, if it had more than are given)"
         return Finding(name, "fail", takes, size - 1, reason)
     most = limit(c, name, POINTS)
     # Four one-sided questions: on either kind of record the target may be better or worse.
@@ -64,12 +98,16 @@ def shadow_fidelity(c: Circumstances) -> Finding:
     worst = max(known, key=lambda effect: (effect.low > most, effect.high))
     statuses = {effect.against(most) for effect in known}
     reason = "; ".join(
-        f"on {what} the target's accuracy differs by {100 * effect.value:.1f} points (at most {100 * effect.high:.1f})"
-        for what, effect in zip(("training records", "other records"), effects, strict=True)
+        _said(c, effect, members=members)
+        for members, effect in zip((True, False), effects, strict=True)
         if not math.isnan(effect.value)
     )
     if "fail" in statuses:
-        return Finding(name, "fail", takes, worst.value, f"{reason}; proven to be above {100 * most:g} points; {MEND}")
+        target, shadows = accuracies(c, members=True)
+        # Only what they know by heart tells longer from shorter; on other records either may cost accuracy.
+        proven = effects[0].against(most) == "fail"
+        mend = (LONGER if shadows > target else SHORTER) if proven else MEND
+        return Finding(name, "fail", takes, worst.value, f"{reason}; proven to be above {100 * most:g} points; {mend}")
     if len(c.shadow_correct) < FEW:
         return Finding(
             name,
@@ -81,6 +119,14 @@ def shadow_fidelity(c: Circumstances) -> Finding:
     return Finding(name, "warn" if "warn" in statuses else "pass", takes, worst.value, reason)
 
 
+def _said(c: Circumstances, effect: Effect, *, members: bool) -> str:
+    target, shadows = accuracies(c, members=members)
+    return (
+        f"on {'training' if members else 'other'} records the target is right for {100 * target:.1f} %, shadows for"
+        f" {100 * shadows:.1f} %: {100 * effect.value:.1f} points apart (at most {100 * effect.high:.1f})"
+    )
+
+
 def _effect(c: Circumstances, *, members: bool) -> Effect:
     value, corrected = difference(c, corrected_alpha(c) / 4, members=members)
     _, plain = difference(c, c.alpha, members=members)
@@ -89,6 +135,10 @@ def _effect(c: Circumstances, *, members: bool) -> Effect:
 
 def _size(c: Circumstances) -> float | None:
     """Mean training size of the shadows as a share of the target's; None where it is not known."""
-    if c.plan is None or c.plan.kind == "loaded" or c.train_size <= 0 or len(c.plan.member) == 0:
+    if c.plan is None or c.train_size <= 0 or len(c.plan.member) == 0:
+        return None
+    if c.plan.sizes:
+        return float(np.mean(c.plan.sizes)) / c.train_size
+    if c.plan.kind == "loaded":
         return None
     return float(c.plan.member.sum(axis=1).mean()) / c.train_size

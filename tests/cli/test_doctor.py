@@ -125,6 +125,65 @@ def test_recipe_files_are_looked_for(here, capsys):
     assert examined(capsys)[0] == 0
 
 
+def test_every_kind_of_source_is_looked_for(here, capsys):
+    """Folders, URLs, which are not opened, and functions, which are not run."""
+    (here / "shots" / "cats").mkdir(parents=True)
+    (here / "shots" / "cats" / "1.png").touch()
+    Path("make.py").write_text("open('ran', 'w')\ndef records():\n    return 1\n")
+    sources = """apiVersion: privacy-gate/v1
+tracking_uri: https://mlflow.example.org
+data:
+  members: shots
+  nonmembers: https://nowhere.invalid/out.csv?signature=abc
+  population: {dataset: "make.py:records"}
+  seen: runs:/0123/seen.csv
+"""
+    Path("privacy-gate.yaml").write_text(sources)
+    code, found = examined(capsys)
+    assert code == 0
+    assert found["data.nonmembers"]["detail"] == "https://nowhere.invalid/out.csv, looked at when used"
+    assert found["data.population"]["detail"] == "make.py:records, run when used"
+    assert not Path("ran").exists()
+    assert "data" in found
+
+
+@pytest.mark.parametrize(
+    ("members", "detail"),
+    [
+        ("https://me:hidden@example.org/in.csv", "user or password"),
+        ("{dataset: 'make.py:record'}", "defines no 'record'"),
+        ("{dataset: 'makes.py:records'}", "there is no file"),
+        ("{path: in.csv, format: excel}", "no data format is called 'excel'"),
+        ("in.xlsx", "no such file"),
+        ("plain", "unknown kind of folder; in it: nothing"),
+        ("nowhere://bucket/in.csv", "nothing here knows nowhere://"),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_2(here, capsys, members, detail):
+    Path("make.py").write_text("def records():\n    return 1\n")
+    Path("plain").mkdir()
+    Path("privacy-gate.yaml").write_text(CONFIG.replace("members: in.csv", f"members: {members}", 1))
+    code, found = examined(capsys)
+    assert (code, found["data.members"]["status"]) == (2, "fail")
+    assert detail in found["data.members"]["detail"]
+    assert "hidden" not in str(found)
+    assert "data" not in found
+
+
+def test_models_of_other_records_and_files_of_training_are_looked_for(here, capsys):
+    recipe = "[{model: 'models:/m/1', members: in.csv}, {model: 'models:/m/2', members: fold2.csv}]"
+    Path("privacy-gate.yaml").write_text(CONFIG + f"shadows: {{recipe: {{load: {recipe}}}}}\n")
+    code, found = examined(capsys)
+    assert (code, found["shadows.recipe.load[1].members"]["status"]) == (2, "fail")
+    assert "shadows.recipe.load[0].members" not in found
+    Path("net.py").touch()
+    training = "{epochs: 1, initial: start.pt, augment: 'flip.py:flip'}"
+    Path("privacy-gate.yaml").write_text(CONFIG + f"shadows: {{recipe: {{model: 'net.py:n', training: {training}}}}}\n")
+    code, found = examined(capsys)
+    failed = {name for name, finding in found.items() if finding["status"] == "fail"}
+    assert (code, failed) == (2, {"shadows.recipe.training.initial", "shadows.recipe.training.augment"})
+
+
 def test_no_registry_configured_is_2_with_a_config(here, capsys, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(here)

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,14 +169,19 @@ def test_nothing_is_guessed_where_names_do_not_tell(here):
     assert "# person: customer_id" in text
 
 
-def test_npz_and_parquet_columns(here):
+def test_files_and_folders_tell_their_columns(here, capsys):
     import numpy as np
     import pandas as pd
 
     np.savez(here / "in.npz", x=np.zeros((2, 2)), target=np.zeros(2))
     pd.DataFrame({"a": [1], "outcome": [0]}).to_parquet(here / "in.parquet")
-    assert verb._header(here / "in.npz") == ("x", "target")
-    assert verb._header(here / "in.parquet") == ("a", "outcome")
+    (here / "in").mkdir()
+    np.save(here / "in" / "x.npy", np.zeros((2, 2)))
+    np.save(here / "in" / "outcome.npy", np.zeros(2))
+    for name, expected in (("in.npz", "target"), ("in.parquet", "outcome"), ("in", "outcome")):
+        assert run(["init", "--members", name, "--force"]) == 0
+        assert config().data.label == expected
+        assert "could not be read" not in capsys.readouterr().err
 
 
 def test_an_unreadable_member_file_is_said_not_swallowed(here, capsys):
@@ -197,7 +203,7 @@ def test_a_torch_model_gets_its_logged_training(here):
     assert "epochs: 30  # *" in Path("privacy-gate.yaml").read_text()
 
 
-@pytest.mark.parametrize("flavor", ["pytorch", "pyfunc", "lightgbm", "xgboost"])
+@pytest.mark.parametrize("flavor", ["pytorch", "pyfunc"])
 def test_a_recipe_that_a_person_must_write_fails_closed(here, flavor):
     for path, text in verb.draft(wishes(), verb.Known(candidate(flavor))).items():
         path.write_text(text)
@@ -209,10 +215,318 @@ def test_a_recipe_that_a_person_must_write_fails_closed(here, flavor):
         space["build"]() if recipe.model else space["train"](None, None, seed=0)
 
 
+@pytest.mark.parametrize("flavor", ["sklearn", "lightgbm", "xgboost"])
+def test_what_can_be_cloned_is_and_every_commented_recipe_is_valid(here, flavor):
+    for path, text in verb.draft(wishes(), verb.Known(candidate(flavor))).items():
+        path.write_text(text)
+    assert config().shadows.recipe.clone
+    assert not Path("shadow_recipe.py").exists()
+    draft = Path("privacy-gate.yaml")
+    lines = draft.read_text().splitlines()
+    (own,) = [line for line in lines if line.startswith("  recipe:")]
+    others = [line for line in lines if line.startswith("  # recipe:")]
+    assert len(others) == {"sklearn": 0, "lightgbm": 1, "xgboost": 2}[flavor]
+    for other in others:
+        draft.write_text("\n".join(other.replace("# ", "", 1) if line == own else line for line in lines))
+        assert config().shadows.recipe.fit is not None
+
+
+def test_the_settings_in_comments_can_be_taken(here):
+    known = verb.Known(candidate("pyfunc"))
+    draft = here / "privacy-gate.yaml"
+    text = verb.draft(wishes(), known)[Path("privacy-gate.yaml")]
+    for key in ("output", "audit", "environment"):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"# {key}:")]
+        text = text.replace(line, line.removeprefix("# "))
+    draft.write_text(text)
+    asked = config()
+    assert (asked.output.kind, asked.output.classes, asked.output.positive) == ("probabilities", [0, 1], 1)
+    assert (asked.audit.members, asked.environment) == (20_000, "model")
+
+
 def test_an_unknown_model_ends_before_anything_is_written(here):
     assert run(["init", "--model", str(here / "nowhere")]) == 2
     assert run(["init", "--model", "models:/x@c"]) == 2  # no registry is configured
     assert [p.name for p in here.iterdir()] == [".git"]
+
+
+# --- typed columns ----------------------------------------------------------------------------------------------------
+
+
+def people(rows: int = 120, start: int = 0):
+    """Records of several types; the label follows from age and region."""
+    import numpy as np
+    import pandas as pd
+
+    rng = np.random.default_rng([7, start])
+    frame = pd.DataFrame(
+        {
+            "region": rng.choice(["north", "south", "west"], rows),
+            "age": rng.integers(18, 90, rows),
+            "income": rng.normal(30_000, 5_000, rows).round(2),
+            "name": [f"person {start + i}" for i in range(rows)],
+            "sick": 0,
+        }
+    )
+    return frame.assign(sick=((frame.age > 50) ^ (frame.region == "west")).astype(int))
+
+
+def drafted(known: verb.Known, **given):
+    for path, text in verb.draft(wishes(**given), known).items():
+        path.write_text(text)
+    return config()
+
+
+def seen(**columns):
+    import pandas as pd
+
+    return {name: verb._seen(pd.Series(values)) for name, values in columns.items()}
+
+
+def known_with(types, inputs=(), flavor="lightgbm"):
+    signed = replace(candidate(flavor), inputs=tuple(inputs))
+    return verb.Known(signed, tuple(types), types)
+
+
+@pytest.mark.parametrize(
+    ("values", "signed", "expected"),
+    [
+        ([1, 2], "", "integer"),
+        ([1.0, 2.0], "", "float"),
+        ([1.0, 2.0], "long", "integer"),
+        ([1.0, None], "long", "Int64"),
+        ([1.5, 2.0], "long", "float"),
+        ([1, 2], "double", "float"),
+        ([1.0, 2.0], "float", "float32"),
+        ([True, False], "", "boolean"),
+        ([0, 1], "boolean", "boolean"),
+        ([True, None], "boolean", "object"),
+        (["a", "a", "b"], "string", "string"),
+        ([7, 8], "string", "string"),
+        (["2024-01-01"] * 2, "datetime", "datetime"),
+        ([1, 2], "array", "integer"),
+    ],
+)
+def test_types_are_the_signatures_where_files_forget_them(here, values, signed, expected):
+    types = seen(a=values, b=[1, 2])
+    inputs = (("b", "long"), ("a", signed)) if signed else ()
+    data = drafted(known_with(types, inputs, flavor="sklearn"), label=None if signed else "b").data
+    assert data.columns["a"].dtype == expected
+    assert list(data.columns) == (["b", "a"] if signed else ["a"])
+
+
+def test_boosted_models_get_text_as_categories(here):
+    types = seen(town=["b", "a", "b"], age=[1, 2, 3])
+    for flavor, expected in (("lightgbm", "category"), ("xgboost", "category"), ("sklearn", "string")):
+        data = drafted(known_with(types, (("town", "string"), ("age", "long")), flavor)).data
+        assert (data.columns["town"].dtype, data.columns["age"].dtype) == (expected, "integer")
+        assert data.columns["town"].levels == (["a", "b"] if expected == "category" else None)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [f"v{i}" for i in range(51)] * 3,
+        ["Ada", "Bob", "Eve"],
+        ["ada@example.org", "x"] * 5,
+        ["0041791234567", "x"] * 5,
+        ["a remark that somebody wrote about somebody else", "x"] * 5,
+    ],
+)
+def test_levels_that_may_tell_of_people_are_never_written(here, values):
+    import pandas as pd
+
+    for column in (pd.Series(values), pd.Series(values, dtype="category")):
+        data = drafted(known_with({"a": verb._seen(column)}, (("a", "string"),))).data
+        text = Path("privacy-gate.yaml").read_text()
+        assert (data.columns["a"].dtype, data.columns["a"].levels) == ("category", None)
+        assert not any(value in text for value in values if len(value) > 1 and value != "v1")
+        assert "list" in text[text.index("schema:") :].splitlines()[1]  # why not
+
+
+def test_the_order_of_a_files_categories_is_kept(here):
+    import pandas as pd
+
+    column = pd.Series(["low", "high"] * 3, dtype=pd.CategoricalDtype(["low", "mid", "high"], ordered=True))
+    data = drafted(known_with({"a": verb._seen(column)}), label="y").data
+    assert data.columns["a"].levels == ["low", "mid", "high"]
+
+
+def test_nothing_is_typed_where_the_features_are_not_known(here):
+    import pandas as pd
+
+    types = seen(a=[1, 2], b=[1, 2])
+    assert drafted(verb.Known(None, tuple(types), types), label="b").data.columns is None
+    assert drafted(known_with(types)).data.columns is None  # which of them is the label?
+    odd = {**types, "c": verb._seen(pd.to_timedelta([1, 2]).to_series())}
+    assert odd["c"].type is None
+    assert drafted(known_with(odd), label="b").data.columns is None
+
+
+def test_hostile_names_and_levels_stay_what_they_are(here):
+    name, level = "a: {}\n  label: evil\u2028#", "x]\nmodel: evil"
+    types = seen(**{name: [level, "y", level]})
+    drafted_ = drafted(known_with(types, ((name, "string"),)))
+    assert drafted_.data.columns[name].levels == [level, "y"]
+    assert (drafted_.data.label, drafted_.model) == ("y", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "dataset"),
+    [
+        ("s3://bucket/train", "s3://bucket/train", None),
+        ("https://example.org/train.parquet?version=3", "https://example.org/train.parquet?version=3", None),
+        ("code/data.py:members", None, "../code/data.py:members"),
+        ("data/train", "../data/train", None),
+    ],
+)
+def test_urls_functions_and_folders(here, capsys, given, path, dataset):
+    (here / "gate").mkdir()
+    assert run(["init", "--dir", "gate", "--members", given]) == 0
+    members = config(here / "gate").data.members
+    assert (members.path, members.dataset) == (path, dataset)
+    assert ("is not there yet" in capsys.readouterr().err) == ("://" not in given)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:hunter2@example.org/a.csv", "https://example.org/a.csv?X-Amz-Signature=hunter2"]
+)
+def test_a_url_with_a_secret_in_it_is_refused(here, capsys, url):
+    assert run(["init", "--nonmembers", url]) == 2
+    assert "hunter2" not in capsys.readouterr().err
+    assert [p.name for p in here.iterdir()] == [".git"]
+
+
+def test_large_records_are_not_read(here, monkeypatch, capsys):
+    people().to_csv(here / "in.csv", index=False)
+    monkeypatch.setattr(verb, "MOST_READ", 100)
+    folder = model_folder(here / "model", inputs=("age", "income"))
+    assert run(["init", "--model", str(folder), "--members", "in.csv", "--label", "sick"]) == 0
+    assert "is large and was not read" in capsys.readouterr().err
+    assert {name: c.dtype for name, c in config().data.columns.items()} == {"age": "float", "income": "float"}
+
+
+# --- real models ------------------------------------------------------------------------------------------------------
+
+FEATURES = ["age", "income", "region"]
+
+
+def boosted(frame):
+    return frame[FEATURES].astype({"region": "category"})
+
+
+def register(uri: str) -> None:
+    """One model of each kind, each trained on typed columns of `people()`."""
+    import lightgbm
+    import mlflow
+    import torch
+    import xgboost
+    from mlflow.models import infer_signature
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    from tests.mlflow_server import tracking
+
+    frame = people()
+    x, y, typed = frame[FEATURES], frame.sick, boosted(frame)
+
+    class Pyfunc(mlflow.pyfunc.PythonModel):
+        def predict(self, context, model_input, params=None):
+            import numpy as np
+
+            p = 1 / (1 + np.exp(50.0 - model_input["age"].to_numpy(float)))
+            return np.column_stack([1 - p, p])
+
+    pipe = make_pipeline(
+        make_column_transformer((OneHotEncoder(), ["region"]), remainder="passthrough"),
+        LogisticRegression(max_iter=1000),
+    ).fit(x, y)
+    forest = lightgbm.LGBMClassifier(n_estimators=3, n_jobs=1, verbose=-1).fit(typed, y)
+    booster = lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 1}, lightgbm.Dataset(typed, y), 3)
+    trees = xgboost.XGBClassifier(n_estimators=3, enable_categorical=True, n_jobs=1).fit(typed, y)
+    net = torch.nn.Linear(2, 2).eval()
+    with tracking(uri):
+        how = {"name": "model", "pip_requirements": []}
+        signed = {"signature": infer_signature(typed, y)}
+        mlflow.sklearn.log_model(
+            pipe,
+            **how,
+            signature=infer_signature(x, y),
+            serialization_format="cloudpickle",
+            registered_model_name="pipeline",
+        )
+        mlflow.lightgbm.log_model(forest, **how, **signed, registered_model_name="lightgbm")
+        mlflow.lightgbm.log_model(booster, **how, **signed, registered_model_name="booster")
+        mlflow.xgboost.log_model(trees, **how, **signed, registered_model_name="xgboost")
+        mlflow.xgboost.log_model(trees, **how, registered_model_name="unsigned")
+        mlflow.pytorch.log_model(net, **how, input_example=x[FEATURES[:2]].to_numpy("f4"), registered_model_name="net")
+        mlflow.pyfunc.log_model(python_model=Pyfunc(), **how, **signed, registered_model_name="pyfunc")
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    from tests.mlflow_server import embedded_registry
+
+    folder = tmp_path_factory.mktemp("registry")
+    uri = embedded_registry(folder)
+    register(uri)
+    return uri
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "recipe", "region"),
+    [
+        ("pipeline", "clone", "string"),
+        ("lightgbm", "clone", "category"),
+        ("booster", "clone", "category"),
+        ("xgboost", "clone", "category"),
+        ("unsigned", "clone", "category"),
+        ("net", "model", None),
+        ("pyfunc", "python", "string"),
+    ],
+)
+def test_a_draft_for_a_real_model_is_valid_and_the_model_takes_the_frames(here, registry, name, recipe, region, capsys):
+    import numpy as np
+
+    from privacy_gate.manifest import load
+    from privacy_gate.registry import open_registry
+    from privacy_gate.sandbox import models
+
+    sets = {"members": people(), "nonmembers": people(60, 1000)}
+    for role, frame in sets.items():
+        if name == "net":
+            np.savez(here / f"{role}.npz", x=frame[["age", "income"]].to_numpy("f4"), y=frame.sick)
+        else:
+            # Without a signature, the order of the file is all that there is.
+            ordered = frame[[*FEATURES, "name", "sick"]]
+            shuffled = ordered if name == "unsigned" else frame.sample(frac=1, axis=1, random_state=1)
+            shuffled.to_csv(here / f"{role}.csv", index=False)
+    end = "npz" if name == "net" else "csv"
+    arguments = ["--tracking-uri", registry, "--label", "y" if name == "net" else "sick"]
+    arguments += [f"--{role}={role}.{end}" for role in sets]
+    assert run(["init", "--model", f"models:/{name}/1", *arguments]) == 0
+    if name == "unsigned":  # nobody could know that a name is no feature
+        text = Path("privacy-gate.yaml").read_text()
+        (line,) = [line for line in text.splitlines() if line.startswith("    name:")]
+        Path("privacy-gate.yaml").write_text(text.replace(line + "\n", ""))
+        assert "person 1" not in text
+    assert run(["doctor"]) == 0, capsys.readouterr()
+    asked = config()
+    assert getattr(asked.shadows.recipe, recipe)
+    resolved = open_registry(registry, None, None).resolve(f"models:/{name}/1", here / "work")
+    data = load(asked.data, here, lambda uri: Path(uri), inputs=resolved.inputs)
+    if region is not None:
+        assert asked.data.columns["region"].dtype == region
+        assert sorted(data.features.columns) == FEATURES
+    if resolved.inputs:
+        assert list(data.features.columns) == [n for n, _ in resolved.inputs] == FEATURES
+    text = Path("privacy-gate.yaml").read_text()
+    assert ("# output: {kind: probabilities, classes: [0, 1], positive: 1}" in text) == (name in ("booster", "pyfunc"))
+    answers = models.query(models.load(resolved.snapshot, resolved.flavor), data.features)
+    assert len(answers.values) == 180
 
 
 # --- text from elsewhere ----------------------------------------------------------------------------------------------

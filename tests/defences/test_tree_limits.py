@@ -1,5 +1,8 @@
+import lightgbm
 import numpy as np
 import pytest
+import xgboost
+from lightgbm import LGBMClassifier
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     GradientBoostingClassifier,
@@ -62,6 +65,35 @@ def test_rounds(estimator):
 def test_a_forest_has_no_rounds():
     with pytest.raises(UsageError, match="no rounds"):
         TreeLimits(rounds=3).parameters("RandomForestClassifier", {})
+
+
+def test_second_names_of_lightgbm_are_limited_too():
+    """It would prefer them to the names that its scikit-learn interface has."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 3)), rng.integers(0, 2, 300)
+    model = LGBMClassifier(min_data_in_leaf=2, num_boost_round=9, num_leaf=30, verbose=-1, n_jobs=1)
+    limits = TreeLimits(min_samples_leaf=40, max_leaf_nodes=5, rounds=3)
+    trees = model.set_params(**limits.parameters("LGBMClassifier", model.get_params())).fit(x, y).booster_
+    leaves = trees.trees_to_dataframe().query("left_child.isna()")
+    assert leaves["count"].min() >= 40
+    assert leaves.groupby("tree_index").size().max() <= 5
+    assert trees.num_trees() == 3
+
+
+def test_names_of_raw_boosters():
+    """Each library takes what it is told, and grows trees within it."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 3)), rng.integers(0, 2, 300)
+    limits = TreeLimits(min_samples_leaf=40, max_leaf_nodes=5, max_depth=2)
+    params = dict(limits.parameters("lightgbm.Booster", {}))
+    trees = lightgbm.train({"objective": "binary", "verbose": -1, **params}, lightgbm.Dataset(x, y), 3)
+    assert trees.trees_to_dataframe().query("left_child.isna()")["count"].min() >= 40
+    params = dict(limits.parameters("xgboost.Booster", {}))
+    trees = xgboost.train({"objective": "binary:logistic", **params}, xgboost.DMatrix(x, y), 3)
+    assert trees.trees_to_dataframe().query("Feature == 'Leaf'").groupby("Tree").size().max() <= 4
+    rounds = TreeLimits(rounds=8)
+    assert rounds.parameters("lightgbm.Booster", {}) == {"num_iterations": 8}
+    assert rounds.parameters("xgboost.Booster", {}) == {"num_boost_round": 8}
 
 
 def test_names_of_the_other_libraries():

@@ -166,7 +166,7 @@ def examine_once() -> Examine:
     known: dict[tuple[object, ...], tuple[Description, Scored]] = {}
 
     def ask(candidate: Candidate, features: Features, workdir: Path, **options: Any) -> tuple[Description, Scored]:
-        question = candidate.digest, candidate.executes_code, digest(features), options.get("kind")
+        question = candidate.digest, candidate.executes_code, digest(features), options.get("form")
         if question not in known:
             known[question] = examine(candidate, features, workdir, **options)
         return known[question]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 
@@ -11,6 +12,7 @@ import yaml
 
 from privacy_gate.errors import CandidateNotFound, UnsupportedModel, UsageError
 from privacy_gate.registry import snapshot as s
+from privacy_gate.registry.in_memory import InMemoryRegistry
 
 
 def folder(tmp_path, flavors, files=(), **more):
@@ -251,3 +253,62 @@ def test_a_broken_mlmodel_is_an_error(tmp_path):
         (tmp_path / "MLmodel").write_text(text)
         with pytest.raises(UsageError):
             s.read_mlmodel(tmp_path)
+
+
+# --- the signature ---
+
+
+def signature(columns):
+    return {"signature": {"inputs": json.dumps(columns)}}
+
+
+def test_the_signature_names_columns_and_their_types(tmp_path):
+    columns = [
+        {"name": "b", "type": "long", "required": True},
+        {"name": "a b", "type": "string"},
+        {"name": 0, "type": "double"},
+    ]
+    found = (("b", "long"), ("a b", "string"), ("0", "double"))
+    assert s.inputs(signature(columns)) == found
+    root = folder(tmp_path, {"sklearn": {}}, ["model.pkl"], **signature(columns))
+    assert s.take(root, "m").inputs == found
+    assert InMemoryRegistry().resolve(str(root), tmp_path / "work").inputs == found
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [-1, 2]}}],
+        [{"name": "a", "type": "tensor", "tensor-spec": {}}, {"name": "b", "type": "tensor", "tensor-spec": {}}],
+        [{"type": "double"}],
+        [{"name": "a", "type": "long"}, {"name": "a", "type": "long"}],
+        [{"name": ["a"], "type": "long"}],
+        [{"name": "a", "type": {"b": 1}}],
+        [{"name": None, "type": "long"}],
+        [["name", "type"]],
+        ["name"],
+        "name",
+        {"name": "a", "type": "long"},
+        7,
+        None,
+        [],
+    ],
+)
+def test_signatures_without_named_columns_give_none(columns):
+    assert s.inputs({"flavors": {}, **signature(columns)}) == ()
+
+
+@pytest.mark.parametrize(
+    "mlmodel",
+    [{}, {"signature": None}, {"signature": 7}, {"signature": {}}, {"signature": {"inputs": None}}]
+    + [{"signature": {"inputs": text}} for text in ("", "[", "[" * 100_000, 7, [1])],
+)
+def test_junk_in_place_of_a_signature_gives_none(mlmodel):
+    assert s.inputs(mlmodel) == ()
+
+
+def test_a_signature_with_endless_columns_gives_none(monkeypatch):
+    monkeypatch.setattr(s, "MOST_INPUTS", 2)
+    columns = [{"name": str(i), "type": "long"} for i in range(3)]
+    assert s.inputs(signature(columns)) == ()
+    assert len(s.inputs(signature(columns[:2]))) == 2

@@ -580,6 +580,12 @@ def inconclusive() -> Report:
             signals={"confidence": _signals(audit, 0.2)["confidence"]},
             findings=findings,
             shadows=_shadows(audit, 2, 0.93, 0.81),
+            would_decide=(
+                "4 shadows of the candidate's own recipe (about 3 minutes) can decide PG501, which this evidence cannot",
+                "PG101: about 4,600 members and 4,600 non-members",
+            ),
+            train_size=600,
+            sampled={"members": (60, 600)},
             warnings=("the budget of 5 minutes allowed 2 of 16 shadow models",),
             limitations=("No person column was given: every record counts as a person of its own.",),
             seed=7,

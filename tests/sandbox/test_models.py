@@ -11,6 +11,7 @@ import torch
 
 from privacy_gate.errors import ModelOutputUnusable, UnsupportedModel
 from privacy_gate.sandbox import models
+from privacy_gate.sandbox.outputs import Form
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -308,3 +309,103 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(models.NATIVE, "xgboost", "no_such_library.xgboost")
     with pytest.raises(ModelOutputUnusable, match="needs the module 'no_such_library'"):
         models.load(tmp_path, "xgboost")
+
+
+# --- answers of other kinds ---
+
+
+BINARY = Form(labels=(0, 1))
+
+
+@pytest.mark.parametrize("n", [1, 8, 9])
+def test_a_module_that_squeezes_its_one_column_gives_one_row_per_record(n):
+    torch.manual_seed(0)
+    inner = torch.nn.Linear(4, 1)
+
+    class Squeezed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x).squeeze().sigmoid()
+
+    with torch.inference_mode():
+        expected = inner(torch.as_tensor(X[:n], dtype=torch.float32)).sigmoid().numpy()[:, 0]
+    outputs = models.query(Squeezed(), X[:n], Form(classes=("no", "yes"), positive=0), batch_size=4)
+    np.testing.assert_allclose(outputs.values[:, 0], expected, **CLOSE)
+    np.testing.assert_array_equal(outputs.values[:, 1], 1 - outputs.values[:, 0])
+
+
+def test_a_module_that_tells_its_decision_is_read_as_labels():
+    module = Wrapped(lambda z: z.argmax(1))
+    outputs = models.query(module, X, Form(labels=(0, 1, 2)))
+    assert outputs.labels_only
+    np.testing.assert_array_equal(outputs.values.argmax(axis=1), forward(net().eval(), X).argmax(axis=1))
+    with pytest.raises(ModelOutputUnusable, match="class labels only"):
+        models.query(module, X)
+
+
+def test_an_ensemble_that_votes_has_labels_and_nothing_else():
+    from sklearn.ensemble import VotingClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
+
+    y = np.where(Y, "yes", "no")
+    voters = VotingClassifier([("one", LogisticRegression()), ("two", LinearSVC()), ("three", LogisticRegression(C=9))])
+    read = models.answered(voters.fit(X, y), X)
+    assert read.outputs.labels_only
+    assert read.classes == ("no", "yes")
+    assert (np.array(read.classes)[read.outputs.values.argmax(axis=1)] == voters.predict(X)).all()
+
+
+def test_scores_are_not_given_up_because_the_config_says_labels():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import LinearSVC
+
+    labels = Form("labels", (0, 1))
+    for model in (LogisticRegression().fit(X, Y), LinearSVC().fit(X, Y), Booster(), net()):
+        form = Form("labels", (0, 1, 2)) if models.is_module(model) else labels
+        with pytest.raises(ModelOutputUnusable, match="scores, not with labels alone"):
+            models.query(model, X, form)
+        decided = models.answered(model, X, form, decide=True).outputs
+        scores = models.query(model, X).values
+        assert decided.labels_only
+        np.testing.assert_array_equal(decided.values.argmax(axis=1), scores.argmax(axis=1))
+
+
+def test_a_shadow_decides_as_its_own_predict_does():
+    class Cautious:
+        classes_ = np.array(["no", "yes"])
+
+        def predict_proba(self, x):
+            return np.tile([0.4, 0.6], (len(x), 1))
+
+        def predict(self, x):  # its threshold is another one than one half
+            return np.array(["no"] * len(x))
+
+    read = models.answered(Cautious(), X, Form("labels", ("yes", "no")), decide=True)
+    assert read.classes == ("no", "yes")
+    assert (read.outputs.values == [1.0, 0.0]).all()
+
+
+def test_probabilities_may_come_as_nested_lists():
+    class Listing:
+        def predict_proba(self, x):
+            return [[0.25, 0.75] for _ in x]
+
+    np.testing.assert_array_equal(models.query(Listing(), X).values, np.tile([0.25, 0.75], (60, 1)))
+
+
+def test_boosters_tell_the_second_class_and_take_categories():
+    lightgbm, xgboost = pytest.importorskip("lightgbm"), pytest.importorskip("xgboost")
+    frame = pd.DataFrame({"a": X[:, 0], "kind": pd.Categorical(np.where(X[:, 1] > 0, "u", "v"))})
+    one = lightgbm.train({"objective": "binary", "verbose": -1}, lightgbm.Dataset(frame, Y), 5)
+    two = xgboost.train({"objective": "binary:logistic"}, xgboost.DMatrix(frame, Y, enable_categorical=True), 5)
+    three = xgboost.train({"objective": "binary:hinge"}, xgboost.DMatrix(frame, Y, enable_categorical=True), 5)
+    matrix = xgboost.DMatrix(frame, enable_categorical=True)
+    np.testing.assert_array_equal(models.query(one, frame, BINARY).values[:, 1], one.predict(frame))
+    np.testing.assert_array_equal(models.query(two, frame, BINARY).values[:, 1], two.predict(matrix))
+    hinge = models.query(three, frame, BINARY)
+    assert hinge.labels_only
+    np.testing.assert_array_equal(hinge.values[:, 1], three.predict(matrix))

@@ -21,7 +21,7 @@ from privacy_gate.catalog import Catalog
 from privacy_gate.datamodel import Description
 from privacy_gate.defences import TrainingDefence, configure
 from privacy_gate.errors import UsageError
-from privacy_gate.features import Features
+from privacy_gate.features import AnyFeatures, Features
 from privacy_gate.request import Recipe
 from privacy_gate.sandbox.runtime import HERE, Runtime
 
@@ -39,6 +39,11 @@ class Context:
     reference     the seen records, labels as `train` gets them, where a defence or the recipe uses them; None: no
     records       [U] all records that the shadow will be asked about
     weights       [n] sample weights of the records that it trains on; None: they weigh the same
+    persons       [n] index of the person of each record that it trains on; None: the recipe does not use persons
+    label         name of the label column, for recipes that write files
+    weight        name of the column of the weights; None: there is none
+    person        name of the person column; None: there is none
+    retries       how often a program that failed is tried again
     runtime       interpreter and device; the recipe runs in that interpreter already
     watch         called as watch(model, step) after each epoch or stage, step from 1: an instrumented training
     """
@@ -50,10 +55,29 @@ class Context:
     class_values: tuple[Any, ...]
     defences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reference: tuple[Features, NDArray[Any]] | None = None
-    records: Features | None = None
+    records: AnyFeatures | None = None
     weights: NDArray[np.float64] | None = None
+    persons: NDArray[np.int64] | None = None
+    label: str = "y"
+    weight: str | None = None
+    person: str | None = None
+    retries: int = 0
     runtime: Runtime = HERE
     watch: Callable[[Any, int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """What a recipe returns that has no model, but the answers of one to all records.
+
+    values    [U, K] in the order of `Context.records`
+    kind      of the values
+    classes_  [K] label values behind the columns; None: the candidate's
+    """
+
+    values: NDArray[Any]
+    kind: Literal["logits", "probabilities"]
+    classes_: NDArray[Any] | None = None
 
 
 Identity = Callable[[Context, Description | None], Mapping[str, Any]]
@@ -69,6 +93,9 @@ class RecipeKind:
     imports   packages whose versions the shadows depend on, and which a worker imports before its first shadow
     tuned     whether the gate owns the training loop, and so may choose its numeric path
     seen      whether it uses the seen records (`Context.reference`) with these settings
+    persons   whether it uses the persons (`Context.persons`) with these settings
+    passed    settings for the worker's environment that it needs with these settings; they enter no key and no log
+    proxy     why its shadows, with these settings, are not of the candidate's own kind; None: they are
     identity  JSON-like description of all that the shadows depend on; raises ConfigError or UsageError
     train     a fitted model that `sandbox.models.query` accepts; raises RecipeFailed
     """
@@ -80,6 +107,9 @@ class RecipeKind:
     identity: Identity
     train: Train
     seen: Callable[[Recipe], bool] = lambda settings: False
+    persons: Callable[[Recipe], bool] = lambda settings: False
+    passed: Callable[[Recipe], Mapping[str, str]] = lambda settings: {}
+    proxy: Callable[[Recipe], str | None] = lambda settings: None
 
     @property
     def summary(self) -> str:
@@ -98,11 +128,14 @@ def recipe(
     identity: Identity,
     tuned: bool = False,
     seen: Callable[[Recipe], bool] = lambda settings: False,
+    persons: Callable[[Recipe], bool] = lambda settings: False,
+    passed: Callable[[Recipe], Mapping[str, str]] = lambda settings: {},
+    proxy: Callable[[Recipe], str | None] = lambda settings: None,
 ) -> Callable[[Train], Train]:
     """Enter a training function into the catalog."""
 
     def register(train: Train) -> Train:
-        CATALOG.add(id, RecipeKind(id, labels, imports, tuned, identity, train, seen))
+        CATALOG.add(id, RecipeKind(id, labels, imports, tuned, identity, train, seen, persons, passed, proxy))
         return train
 
     return register

@@ -1,9 +1,9 @@
-"""Clone the candidate's own fitted scikit-learn estimator: same class, same settings, fitted anew."""
+"""Clone what was fitted: same class, same settings, as many rounds as the candidate was trained, fitted anew."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from privacy_gate.datamodel import Description
 from privacy_gate.errors import RecipeFailed, UsageError
 from privacy_gate.features import Features
+from privacy_gate.request import Recipe
+from privacy_gate.sandbox.boosters import ROUNDS
+from privacy_gate.sandbox.fitted import ENDS, as_fitted, told_fit
+from privacy_gate.sandbox.models import SEEDS, THREADS
 from privacy_gate.sandbox.stages import Stages, class_of, known_class, last_step
+from privacy_gate.shadows import boosting, fitting
 from privacy_gate.shadows.recipes import Context, defended, recipe, training_defences
+from privacy_gate.shadows.source import locate
 from privacy_gate.storage import sha256_of_file
 
 _OTHER_WAYS = (
@@ -32,15 +38,56 @@ def _identity(context: Context, description: Description | None) -> Mapping[str,
         )
     if context.snapshot is None or description is None or description.recipe is None:
         raise UsageError(
-            f"the candidate (flavor {context.flavor}) has no scikit-learn estimator that could be cloned", _OTHER_WAYS
+            f"the candidate (flavor {context.flavor}) has no scikit-learn estimator or Booster that could be cloned",
+            _OTHER_WAYS,
         )
-    _check_defences(context, description.recipe)
+    described = description.recipe
+    if isinstance(refused := described.get("refused"), list) and refused:
+        raise UsageError(str(refused[0]), str(refused[-1]))
+    _check_fit(context, described)
+    _check_defences(context, described)
     return {
-        "estimator": dict(description.recipe),
+        "estimator": dict(described),
         "code": _bundled_code(context.snapshot),
         "versions": dict(description.versions),
+        **_fit_identity(context),
         **defended(context),
     }
+
+
+def _check_fit(context: Context, described: Mapping[str, Any]) -> None:
+    """UsageError where the settings that the file has lost are not told, or nothing takes what `fit:` gives."""
+    given = context.settings.fit
+    name = last_class(described)
+    told = {} if given is None else given.keywords
+    if described.get("unsaved") and not isinstance(told.get("params"), Mapping):
+        raise UsageError(
+            "XGBoost's file keeps the trees, not the settings that grew them: a clone would be trained with defaults",
+            "tell them, as they were given to training: shadows.recipe.fit.keywords.params: {max_depth: ..., eta: ...}"
+            " ({} if all are the defaults); or set shadows.recipe.python or shadows.recipe.command",
+        )
+    if given is None:
+        return
+    if given.eval_set is not None and name not in fitting.WATCHING:
+        raise UsageError(
+            f"shadows.recipe.fit.eval_set: a {name} takes no eval set",
+            "leave it out (records that it holds back by itself are held back in shadows, too)",
+        )
+    if isinstance(given.eval_set, float) and not 0 < given.eval_set < 1:
+        raise UsageError(f"shadows.recipe.fit.eval_set: {given.eval_set:g} is no share", "write one between 0 and 1")
+    if given.callbacks is not None:
+        if not name.startswith(("LGBM", "XGB", *ROUNDS)):
+            raise UsageError(f"{fitting.CALLBACKS}: a {name} takes no callbacks", "leave them out")
+        locate(given.callbacks, context.folder, fitting.CALLBACKS)
+
+
+def _fit_identity(context: Context) -> dict[str, Any]:
+    """What `fit:` adds: nothing where it is not used, so that shadows keep their names."""
+    given = context.settings.fit
+    if given is None:
+        return {}
+    source = locate(given.callbacks, context.folder, fitting.CALLBACKS).identity() if given.callbacks else {}
+    return {"fit": given.model_dump(mode="json", exclude={"callbacks"}), "callbacks": dict(source)}
 
 
 def _bundled_code(snapshot: Path) -> dict[str, str]:
@@ -49,30 +96,109 @@ def _bundled_code(snapshot: Path) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): sha256_of_file(p) for p in sorted(folder.rglob("*.py"))}
 
 
-@recipe(id="clone", labels="values", imports=("scikit-learn",), identity=_identity)
-def clone(features: Features, labels: NDArray[Any], seed: int, context: Context) -> Any:
-    """The candidate's estimator, unfitted, with its own seed and one thread, fitted to the shadow's records."""
-    import sklearn.base
+def _uses_seen(settings: Recipe) -> bool:
+    return settings.fit is not None and settings.fit.eval_set == "seen"
 
-    from privacy_gate.sandbox import models
+
+def _splits(settings: Recipe) -> bool:
+    return settings.fit is not None and isinstance(settings.fit.eval_set, float)
+
+
+@recipe(
+    id="clone",
+    labels="values",
+    imports=("scikit-learn",),
+    identity=_identity,
+    seen=_uses_seen,
+    persons=_splits,
+)
+def clone(features: Features, labels: NDArray[Any], seed: int, context: Context) -> Any:
+    """What the candidate was fitted as, with its own seed and one thread, fitted to the shadow's records.
+
+    An eval set that stops each shadow by itself: see `fitting`. Preprocessing outside the model is not seen.
+    """
+    from privacy_gate.sandbox import boosters, models
 
     if context.snapshot is None:
         raise RecipeFailed("there is no candidate to clone")
-    estimator = sklearn.base.clone(models.load(context.snapshot, context.flavor))
+    model = models.load(context.snapshot, context.flavor)
+    unsaved = boosters.loses_settings(context.flavor)
+    if boosters.is_booster(model):
+        return _booster(boosters.described(model, unsaved=unsaved), features, labels, seed, context)
+    given = fitting.gather(features, labels, seed, context)
+    estimator, fitted = as_fitted(model, unsaved=unsaved)
+    if unsaved and class_of(estimator) == "XGBClassifier":
+        estimator.set_params(**given.keywords["params"])
+        given = replace(given, keywords={key: value for key, value in given.keywords.items() if key != "params"})
+    given = replace(given, keywords=_told_fit(model, estimator) | dict(given.keywords))
+    estimator.set_params(**_unless_it_stops_itself(estimator, fitted, given))
     unfitted = seeded(_with_defences(estimator, context), seed)
-    if context.watch is None:
-        return unfitted.fit(features, labels)
-    return _fit_watched(unfitted, features, labels, context.watch)
+    if class_of(last_step(unfitted)) != "XGBClassifier" or (numbered := fitting.numbered(given)) is None:
+        return _fit(unfitted, given, context.watch)
+    given, classes = numbered
+    if len(classes) == 2 and str(last_step(unfitted).objective).startswith("multi:"):
+        last_step(unfitted).set_params(num_class=2)  # XGBoost itself counts them from three upwards only
+    watch = context.watch
+    renamed = None if watch is None else lambda stage, step: watch(fitting.Renamed(stage, classes), step)
+    return fitting.Renamed(_fit(unfitted, given, renamed), classes)
+
+
+def _fit(unfitted: Any, given: fitting.Given, watch: Callable[[Any, int], None] | None) -> Any:
+    return fitting.fit(unfitted, given) if watch is None else _fit_watched(unfitted, given, watch)
+
+
+def _booster(
+    described: Mapping[str, Any], features: Features, labels: NDArray[Any], seed: int, context: Context
+) -> Any:
+    """A raw Booster: it knows class indices, and takes its settings with its records."""
+    classes = context.class_values
+    if getattr(context, "positive", 1) == 0:  # the one column of its answers is about the first class
+        classes = classes[::-1]
+    if context.reference is not None:
+        seen, seen_labels = context.reference
+        context = replace(context, reference=(seen, fitting.indices(seen_labels, classes)))
+    given = fitting.gather(features, fitting.indices(labels, classes), seed, context)
+    changes = dict(given.keywords.get("params") or {})
+    name, params = innermost(described)
+    for defence in training_defences(context):
+        changes |= defence.parameters(name, params | changes)
+    return boosting.train(described, changes, given, seed, device=context.runtime.device, watch=context.watch)
+
+
+def _told_fit(model: Any, estimator: Any) -> dict[str, Any]:
+    """What the candidate itself knows of its `fit`, as keywords of the pipeline's or of its own."""
+    final = last_step(getattr(model, "best_estimator_", model))
+    prefix = f"{estimator.steps[-1][0]}__" if class_of(estimator) == "Pipeline" else ""
+    return {f"{prefix}{key}": value for key, value in told_fit(final).items()}
+
+
+def _unless_it_stops_itself(estimator: Any, fitted: Mapping[str, Any], given: fitting.Given) -> dict[str, Any]:
+    """The settings that train what was fitted; the last step keeps its own where an eval set ends its training."""
+    final = last_step(estimator)
+    prefix = "" if final is estimator else f"{estimator.steps[-1][0]}__"
+    own = {key.removeprefix(prefix): value for key, value in fitted.items() if key.startswith(prefix)}
+    params = final.get_params(deep=False)
+    if not fitting.stops_itself(given, params, own):
+        return dict(fitted)
+    ends = {f"{prefix}{key}" for key in ENDS if params.get(key) is not None}
+    return {key: value for key, value in fitted.items() if key not in ends}
 
 
 def seeded(estimator: Any, seed: int) -> Any:
-    """The same estimator with every nested `random_state` drawn from `seed` and every `n_jobs` set to 1."""
+    """The same estimator with every nested seed drawn from `seed`, one thread of the CPU, and one way of adding up."""
     names = sorted(estimator.get_params(deep=True))
-    states = [name for name in names if name.rpartition("__")[2] == "random_state"]
+    states = [name for name in names if name.rpartition("__")[2] in SEEDS]
     # One draw per parameter: two parts of a pipeline must not share their random numbers.
     draws = np.random.SeedSequence(seed).generate_state(max(len(states), 1)) >> 1  # some libraries want an int32
-    changes = dict(zip(states, map(int, draws), strict=False))
-    changes |= {name: 1 for name in names if name.rpartition("__")[2] in ("n_jobs", "nthread")}
+    changes: dict[str, Any] = dict(zip(states, map(int, draws), strict=False))
+    changes |= {name: 1 for name in names if name.rpartition("__")[2] in THREADS}
+    for name, part in [("", estimator), *estimator.get_params(deep=True).items()]:
+        if isinstance(part, type) or (kind := class_of(part)) not in ("LGBMClassifier", "XGBClassifier"):
+            continue
+        own: dict[str, Any] = {"deterministic": True, "force_row_wise": True} if kind == "LGBMClassifier" else {}
+        elsewhere = {"force_col_wise": False, "device": "cpu", "device_type": "cpu"}
+        own |= {key: elsewhere[key] for key in elsewhere if part.get_params(deep=False).get(key) is not None}
+        changes |= {f"{name}__{key}" if name else key: value for key, value in own.items()}
     return estimator.set_params(**changes)
 
 
@@ -93,12 +219,29 @@ def _check_defences(context: Context, described: Mapping[str, Any]) -> None:
 
 
 def innermost(described: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and parameters of the last step of a pipeline, of what a wrapper trains, or of the estimator itself."""
+    """Name and parameters of the last step of a pipeline, of what a wrapper trains, or of the estimator itself.
+
+    Parameters are those that a clone is trained with: the fitted rounds, not the ceiling.
+    """
+    return _innermost(described, dict(described.get("fitted") or {}))
+
+
+def _innermost(described: Mapping[str, Any], fitted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     name, params = known_class(str(described.get("class"))), dict(described.get("params") or {})
-    inner = params.get("estimator") if name in _WRAPPERS else None
+    inner, part = (params.get("estimator"), "estimator") if name in _WRAPPERS else (None, "")
     if name == "Pipeline" and isinstance(steps := params.get("steps"), list) and steps:
-        inner = steps[-1][1]
-    return innermost(inner) if isinstance(inner, Mapping) and "class" in inner else (name, params)
+        part, inner = steps[-1]
+    if isinstance(inner, Mapping) and "class" in inner:
+        prefix = f"{part}__"
+        return _innermost(inner, {key.removeprefix(prefix): fitted[key] for key in fitted if key.startswith(prefix)})
+    return name, params | dict(fitted)
+
+
+def last_class(described: Mapping[str, Any]) -> str:
+    """Name of the class of the last step of a pipeline, or of the estimator itself."""
+    name, params = known_class(str(described.get("class"))), described.get("params")
+    steps = params.get("steps") if name == "Pipeline" and isinstance(params, Mapping) else None
+    return last_class(steps[-1][1]) if isinstance(steps, list) and steps else name
 
 
 def _with_defences(estimator: Any, context: Context) -> Any:
@@ -120,7 +263,7 @@ def _inside(estimator: Any) -> Any:
 # --- the model on its way -------------------------------------------------------------------------------------------
 
 
-def _fit_watched(unfitted: Any, features: Features, labels: NDArray[Any], watch: Callable[[Any, int], None]) -> Any:
+def _fit_watched(unfitted: Any, given: fitting.Given, watch: Callable[[Any, int], None]) -> Any:
     """Fit as without a watch, and show the model after each round of boosting or epoch of a perceptron.
 
     Boosted models tell their stages afterwards. Other estimators have none: a forest of fewer trees is not a forest
@@ -128,15 +271,15 @@ def _fit_watched(unfitted: Any, features: Features, labels: NDArray[Any], watch:
     """
     final = last_step(unfitted)
     if class_of(final) == "MLPClassifier" and final.solver in ("sgd", "adam") and final.shuffle:
-        return _fit_perceptron(unfitted, features, labels, watch)
-    fitted = unfitted.fit(features, labels)
+        return _fit_perceptron(unfitted, given, watch)
+    fitted = fitting.fit(unfitted, given)
     staged = Stages(fitted, last_step(fitted))
     for step in range(1, staged.rounds + 1):
         watch(Stage(staged, step), step)
     return fitted
 
 
-def _fit_perceptron(unfitted: Any, features: Features, labels: NDArray[Any], watch: Callable[[Any, int], None]) -> Any:
+def _fit_perceptron(unfitted: Any, given: fitting.Given, watch: Callable[[Any, int], None]) -> Any:
     """The rows are shuffled once before each epoch: whoever draws that order knows that an epoch is over.
 
     Fitting epoch by epoch (`partial_fit`, `warm_start`) would train another model: it starts the order anew each time.
@@ -157,7 +300,7 @@ def _fit_perceptron(unfitted: Any, features: Features, labels: NDArray[Any], wat
 
     seed = final.random_state
     final.set_params(random_state=Order(seed))  # the numbers that the seed itself would give
-    fitted = unfitted.fit(features, labels)
+    fitted = fitting.fit(unfitted, given)
     final.set_params(random_state=seed)
     watch(fitted, final.n_iter_)
     return fitted

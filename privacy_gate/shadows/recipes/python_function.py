@@ -33,7 +33,10 @@ def python(features: Features, labels: NDArray[Any], seed: int, context: Context
 
     It gets the shadow's feature rows (array or frame, as in the data) and their label values (as in the data), must
     draw all randomness from `seed`, and returns a fitted scikit-learn classifier, a torch module in the candidate's
-    column order, or a callable features -> [n, K].
+    column order, or a callable features -> [n, K]. A Lightning module is a torch module: its `forward` answers, on
+    float32 rows, whatever its steps do. Its Trainer needs `accelerator="cpu", devices=1` and a seed
+    (`seed_everything(seed % 2**32)`). The working folder is a scratch folder that goes when the shadows are trained,
+    with the logs and checkpoints that trainers leave there; what is printed goes to a private log.
     """
     source = _source(context)
     train = source.load()

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Description
-from privacy_gate.defences import Loop, TrainingDefence
-from privacy_gate.errors import ConfigError, RecipeFailed
+from privacy_gate.errors import ConfigError, RecipeFailed, UsageError
 from privacy_gate.features import Features
 from privacy_gate.request import TorchTraining
+from privacy_gate.sandbox.devices import placed
+from privacy_gate.shadows.loop import Augment, batches, fit, refuse
 from privacy_gate.shadows.recipes import Context, defended, recipe, training_defences
 from privacy_gate.shadows.source import Source, failed, locate
+from privacy_gate.storage import sha256_of_file
 
 if TYPE_CHECKING:
     import torch
+
+__all__ = ["batches", "fit", "model"]
+
+# Settings that came later: at their defaults they are no part of the identity, so that shadows keep their names.
+_LATER = ("augment", "sampler", "precision", "clip", "initial", "frozen", "teacher")
+_KEY = "shadows.recipe.training"
+_ON_THE_CPU = ("adversarial_regularisation", "dp_sgd")  # they draw numbers, or have a network of their own, there
 
 
 def _training(context: Context) -> TorchTraining:
@@ -35,8 +47,15 @@ def _training(context: Context) -> TorchTraining:
             f"shadows.recipe.training: bce_with_logits is for 2 classes, the data has {len(context.class_values)}",
             "use cross_entropy",
         )
-    for defence in training_defences(context):
+    defences = training_defences(context)
+    for defence in defences:
         training = defence.training(training)
+    refuse(training, defences)
+    if context.runtime.device != "cpu" and (named := [one.title for one in defences if one.title in _ON_THE_CPU]):
+        raise UsageError(
+            f"the defence {' and '.join(named)} is trained on the CPU only", "leave --device out, or train with"
+            " shadows.recipe.python, which may use any device, and say `in_recipe: true`",
+        )  # fmt: skip
     return training
 
 
@@ -45,8 +64,21 @@ def _source(context: Context) -> Source:
 
 
 def _identity(context: Context, description: Description | None) -> Mapping[str, Any]:
-    training = _training(context).model_dump(mode="json")
-    return {**_source(context).identity(), "training": training, **defended(context)}
+    training = _training(context)
+    told = training.model_dump(mode="json")
+    defaults = TorchTraining(epochs=1).model_dump(mode="json")
+    told = {name: value for name, value in told.items() if name not in _LATER or value != defaults[name]}
+    # Files count by what is in them, wherever they lie.
+    if training.augment is not None:
+        told["augment"] = locate(training.augment, context.folder, f"{_KEY}.augment").identity()
+    if training.initial is not None:
+        told["initial"] = sha256_of_file(_file(training.initial, context.folder, f"{_KEY}.initial"))
+    if training.teacher is not None:
+        told["teacher"] |= {
+            "model": locate(training.teacher.model, context.folder, f"{_KEY}.teacher.model").identity(),
+            "weights": sha256_of_file(_file(training.teacher.weights, context.folder, f"{_KEY}.teacher.weights")),
+        }
+    return {**_source(context).identity(), "training": told, **defended(context)}
 
 
 @recipe(id="model", labels="indices", imports=("torch",), identity=_identity, tuned=True)
@@ -57,15 +89,10 @@ def model(features: Features, labels: NDArray[Any], seed: int, context: Context)
     training, source = _training(context), _source(context)
     init_seed, order_seed = (int(n) for n in np.random.SeedSequence(seed).generate_state(2))
     torch.manual_seed(init_seed)  # weights now, dropout masks later
-    try:
-        module = source.load()()
-    except (Exception, SystemExit) as error:
-        raise failed(f"{source.function}()", error, source.path.parent) from error
-    if not isinstance(module, torch.nn.Module):
-        raise RecipeFailed(
-            f"{source.function}() of {source.path.name} returned {type(module).__name__}, not a torch module",
-            "return an untrained torch.nn.Module",
-        )
+    module = _made(source)
+    if training.initial is not None:
+        start(module, _file(training.initial, context.folder, f"{_KEY}.initial"), f"{_KEY}.initial")
+    teacher = _teacher(training, context)
     order = torch.Generator().manual_seed(order_seed)
     defences = training_defences(context)
     for defence in defences:
@@ -77,78 +104,111 @@ def model(features: Features, labels: NDArray[Any], seed: int, context: Context)
             if context.reference is None
             else (_tensor(context.reference[0], module), _labels(context.reference[1]))
         )
+        if (device := context.runtime.device) != "cpu":
+            module, x, y = placed(module, device), x.to(device), y.to(device)
+            teacher = None if teacher is None else placed(teacher, device)
+            reference = None if reference is None else (reference[0].to(device), reference[1].to(device))
         return fit(
-            module, x, y, training, order, defences=defences, seed=seed, reference=reference, watch=context.watch
-        )
+            module, x, y, training, order,
+            defences=defences, seed=seed, reference=reference, watch=context.watch,
+            augment=_augment(training, context), teacher=teacher,
+        )  # fmt: skip
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         # Mostly shapes and label ranges that do not fit the module.
         raise failed(f"training the module of {source.path.name}", error, source.path.parent) from error
 
 
-def fit(
-    module: torch.nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    training: TorchTraining,
-    order: torch.Generator,
-    *,
-    defences: tuple[TrainingDefence, ...] = (),
-    seed: int = 0,
-    reference: tuple[torch.Tensor, torch.Tensor] | None = None,
-    watch: Callable[[Any, int], None] | None = None,
-) -> torch.nn.Module:
-    """Train in place on x [n, ...], y [n] class index; returns the module in evaluation mode.
-
-    order      of the rows, epoch by epoch
-    defences   whose settings and modules are in `training` and `module` already; seed, reference: theirs
-    watch      called as watch(module in evaluation mode, epochs done) after each epoch; it must not change the module
-    """
-    optimizer = _optimizer(module, training)
-    schedule = _schedule(optimizer, training)
-    loop = Loop(
-        module, x, y, training, _loss(training), optimizer,
-        lambda n: batches(n, training.batch_size, order), seed, reference,
-    )  # fmt: skip
-    for defence in defences:
-        loop = defence.loop(loop)
-    loop.module.train()
-    for epoch in range(1, training.epochs + 1):
-        for rows in loop.batches(len(loop.x)):
-            _step(loop, rows)
-        if schedule is not None:
-            schedule.step()
-        said = [after(epoch) for after in loop.after]
-        if watch is not None:
-            watch(module.eval(), epoch)
-            module.train()
-        if any(said):
-            break
-    for finish in loop.finish:
-        finish()
-    return module.eval()
+# --- what the user brings -------------------------------------------------------------------------------------------
 
 
-def _step(loop: Loop, rows: torch.Tensor) -> None:
-    for before in loop.before:
-        before(rows)
-    loop.optimizer.zero_grad(set_to_none=True)
-    answers = loop.module(loop.x[rows])
-    objective = loop.loss(answers, loop.y[rows])
-    for penalty in loop.penalties:
-        objective = objective + penalty(answers, loop.y[rows])
-    objective.backward()  # type: ignore[no-untyped-call]
-    loop.optimizer.step()
-
-
-def batches(n: int, size: int, order: torch.Generator) -> Iterator[torch.Tensor]:
-    """Row indices of one epoch in random order; a single left-over row joins the batch before it."""
+def _made(source: Source) -> torch.nn.Module:
+    """What the factory returns."""
     import torch
 
-    rows = torch.randperm(n, generator=order)
-    stops = [*range(size, n, size), n]
-    if len(stops) > 1 and stops[-1] - stops[-2] == 1:
-        del stops[-2]  # batch normalisation has no variance over one row
-    yield from (rows[start:stop] for start, stop in zip([0, *stops], stops, strict=False))
+    try:
+        module = source.load()()
+    except (Exception, SystemExit) as error:
+        raise failed(f"{source.function}()", error, source.path.parent) from error
+    if not isinstance(module, torch.nn.Module):
+        raise RecipeFailed(
+            f"{source.function}() of {source.path.name} returned {type(module).__name__}, not a torch module",
+            "return an untrained torch.nn.Module",
+        )
+    return module
+
+
+def _augment(training: TorchTraining, context: Context) -> Augment | None:
+    if training.augment is None:
+        return None
+    source = locate(training.augment, context.folder, f"{_KEY}.augment")
+    function = source.load()
+
+    def augment(batch: torch.Tensor, draws: torch.Generator) -> Any:
+        try:
+            return function(batch, draws)
+        except (Exception, SystemExit) as error:
+            raise failed(f"{source.function}() of {source.path.name}", error, source.path.parent) from error
+
+    return augment
+
+
+def _teacher(training: TorchTraining, context: Context) -> torch.nn.Module | None:
+    """The trained teacher; what its factory draws does not change what the module draws."""
+    if training.teacher is None:
+        return None
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        teacher = _made(locate(training.teacher.model, context.folder, f"{_KEY}.teacher.model"))
+    key = f"{_KEY}.teacher.weights"
+    start(teacher, _file(training.teacher.weights, context.folder, key), key)
+    return teacher
+
+
+def _file(path: str, folder: Path, key: str) -> Path:
+    found = (folder / path).resolve()
+    if not found.is_file():
+        raise ConfigError(f"{key}: there is no file {found}", f"paths start at {folder.resolve()}")
+    return found
+
+
+def start(module: torch.nn.Module, path: Path, key: str) -> None:
+    """Put the weights of a state_dict into the module: all of them, and no others. Raises RecipeFailed.
+
+    key  of the config, to name
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise RecipeFailed(
+            f"{key}: {path.name} cannot be read as weights ({type(error).__name__})",
+            "write it with torch.save(module.state_dict(), path): tensors by name, and no other objects",
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise RecipeFailed(
+            f"{key}: {path.name} holds no state_dict", "write it with torch.save(module.state_dict(), path)"
+        )
+    own = module.state_dict()
+    problems = [
+        _counted([name for name in own if name not in state], "missing"),
+        _counted([name for name in state if name not in own], "unexpected"),
+        _counted([name for name in own if name in state and own[name].shape != state[name].shape], "of another shape"),
+    ]
+    if any(problems):
+        raise RecipeFailed(
+            f"{key}: {path.name} does not fit the module: {', '.join(filter(None, problems))}",
+            "save the state_dict of the whole module that the factory makes",
+        )
+    module.load_state_dict(dict(state))
+
+
+def _counted(names: list[str], what: str) -> str:
+    return f"{len(names)} weights {what} ({names[0]}{', ...' if len(names) > 1 else ''})" if names else ""
+
+
+# --- tensors --------------------------------------------------------------------------------------------------------
 
 
 def _labels(labels: NDArray[Any]) -> torch.Tensor:
@@ -161,7 +221,7 @@ def _tensor(features: Features, module: torch.nn.Module) -> torch.Tensor:
     """[n, ...] float32, as the candidate is asked too; int64 where the module looks its inputs up in a table."""
     import torch
 
-    array = features if isinstance(features, np.ndarray) else features.to_numpy()
+    array = features if isinstance(features, np.ndarray) else _numbers(features)
     if array.dtype.kind not in "fiub":
         raise RecipeFailed(f"features of type {array.dtype} do not fit into a tensor", "encode them as numbers first")
     x = torch.as_tensor(np.array(array, dtype=np.float32))
@@ -177,47 +237,16 @@ def _tensor(features: Features, module: torch.nn.Module) -> torch.Tensor:
     return x
 
 
-def _loss(training: TorchTraining) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """(output of the module, class indices) -> mean loss, with label smoothing."""
-    from torch.nn import functional
+def _numbers(frame: Any) -> NDArray[Any]:
+    """[n, columns] of a frame of numbers, int64 where all of them are integers; RecipeFailed where one is no number."""
+    from pandas.api import types
 
-    eps = training.label_smoothing
-
-    def nll(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return (1 - eps) * functional.nll_loss(out, y) - eps * out.mean()
-
-    def bce(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        logits = out.reshape(len(y))  # one column, or none; anything else is the user's error
-        return functional.binary_cross_entropy_with_logits(logits, y.to(logits.dtype) * (1 - eps) + eps / 2)
-
-    def cross_entropy(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(out, y, label_smoothing=eps)
-
-    return {"nll": nll, "bce_with_logits": bce, "cross_entropy": cross_entropy}[training.loss]
-
-
-def _optimizer(module: torch.nn.Module, training: TorchTraining) -> torch.optim.Optimizer:
-    import torch
-
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    # fused: one pass over the weights instead of a dozen small ones, 1.3 times as fast per step, same formulae.
-    rate, decay = training.learning_rate, training.weight_decay
-    match training.optimizer:
-        case "adam":
-            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
-        case "adamw":
-            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
-        case "sgd":
-            return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, fused=True)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, training: TorchTraining) -> torch.optim.lr_scheduler.LRScheduler | None:
-    from torch.optim import lr_scheduler
-
-    match training.schedule:
-        case "constant":
-            return None
-        case "cosine":
-            return lr_scheduler.CosineAnnealingLR(optimizer, T_max=training.epochs)
-        case "step":
-            return lr_scheduler.StepLR(optimizer, step_size=training.step_size or 1, gamma=training.gamma)
+    strange = [dtype for dtype in frame.dtypes if not types.is_numeric_dtype(dtype)]
+    if strange:
+        raise RecipeFailed(
+            f"{len(strange)} of {frame.shape[1]} feature columns are no numbers (the first is of type"
+            f" {strange[0].name}): they do not fit into a tensor",
+            "encode them as numbers in the data, or train with a function of your own: shadows.recipe.python",
+        )
+    integers = all(types.is_integer_dtype(dtype) for dtype in frame.dtypes)
+    return frame.to_numpy(np.int64 if integers else np.float32)  # type: ignore[no-any-return]

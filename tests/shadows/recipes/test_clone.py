@@ -3,10 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightgbm import LGBMClassifier
 from sklearn.ensemble import BaggingClassifier, RandomForestClassifier
 from sklearn.linear_model import SGDClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from xgboost import XGBClassifier
 
 from privacy_gate.datamodel import Description
 from privacy_gate.errors import UsageError
@@ -34,6 +36,18 @@ def test_every_nested_seed_is_set_and_all_differ():
     assert all(0 <= state < 2**31 for state in states.values())
     assert states == {name: same[name] for name in states}
     assert all(other[name] != state for name, state in states.items())
+
+
+def test_every_name_of_a_seed_and_of_a_thread():
+    model = make_pipeline(StandardScaler(), LGBMClassifier(bagging_seed=3, seed=4, num_threads=8, device="gpu"))
+    params = seeded(model, 1)[-1].get_params()
+    seeds = [params[name] for name in ("random_state", "bagging_seed", "seed")]
+    assert len(set(seeds)) == 3
+    assert not {3, 4, None} & set(seeds)
+    assert (params["n_jobs"], params["num_threads"], params["device"]) == (1, 1, "cpu")
+    assert params["deterministic"] is params["force_row_wise"] is True
+    assert seeded(LGBMClassifier(force_col_wise=True), 1).get_params()["force_col_wise"] is False
+    assert seeded(XGBClassifier(device="cuda", n_jobs=4), 1).get_params()["device"] == "cpu"
 
 
 @pytest.mark.parametrize("estimator", [RandomForestClassifier(7, max_depth=3, n_jobs=2, warm_start=True)])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 
 from privacy_gate.datamodel import Description
 from privacy_gate.request import Recipe
@@ -32,22 +34,53 @@ def train(features, labels, *, seed):
     return RandomForestClassifier(5, random_state=seed % 2**32).fit(features, labels)
 """
 
+# The model is a folder that MLflow loads by its own code.
+TRAINER = """
+import pathlib, sys
+import numpy as np
+train, out, seed = sys.argv[1:]
+records, folder = np.load(train), pathlib.Path(out)
+centres = np.stack([records["x"][records["y"] == name].mean(0) for name in ("no", "yes")])
+np.save(folder / "centres.npy", centres + np.random.default_rng(int(seed)).normal(scale=0.1, size=centres.shape))
+(folder / "code").mkdir()
+(folder / "code" / "nearest_centre.py").write_text('''
+import numpy as np
+class Nearest:
+    def __init__(self, centres):
+        self.centres = centres
+    def predict(self, rows, params=None):
+        near = np.exp(-((np.asarray(rows)[:, None, :] - self.centres) ** 2).sum(-1))
+        return near / near.sum(1, keepdims=True)
+def _load_pyfunc(path):
+    return Nearest(np.load(path))
+''')
+(folder / "MLmodel").write_text(
+    "flavors: {python_function: {loader_module: nearest_centre, code: code, data: centres.npy}}"
+)
+"""
+
 SETTINGS = {
     "clone": {"clone": True},
     "model": {"model": "net.py:make", "training": {"epochs": 2}},
+    "head": {"head": {"epochs": 2}},
     "python": {"python": "net.py:train"},
+    "command": {"command": ["python", "trainer.py", "{train}", "{out}", "{seed}"]},
 }
 
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Context]:
-    """A working configuration of each recipe; the candidate is a small forest."""
+    """A working configuration of each recipe; the candidate is a small forest, or has a last layer."""
     monkeypatch.setattr(sys, "path", list(sys.path))  # user code may bring its neighbours
     (tmp_path / "net.py").write_text(SOURCE)
     forest = RandomForestClassifier(5, random_state=0).fit(X, label_values(Y, CLASSES))
-    monkeypatch.setattr(models, "load", lambda folder, flavor: forest)
+    linear = LogisticRegression().fit(X, label_values(Y, CLASSES))
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def make(name: str) -> Context:
+        if name != "command":  # which loads the model that its trainer left
+            monkeypatch.setattr(models, "load", lambda folder, flavor: linear if name == "head" else forest)
         settings = Recipe.model_validate(SETTINGS[name])
         return Context(settings, tmp_path, tmp_path, "sklearn", CLASSES)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightgbm import LGBMClassifier
 from sklearn.ensemble import (
     AdaBoostClassifier,
     GradientBoostingClassifier,
@@ -16,6 +17,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
+from xgboost import XGBClassifier
 
 from privacy_gate.request import Recipe, TorchTraining
 from privacy_gate.sandbox import models
@@ -117,26 +119,24 @@ def test_a_forest_has_no_stages(train):
     assert watched(train, RandomForestClassifier(3))[1] == {}
 
 
-def test_rounds_of_the_other_libraries():
-    class Booster:
-        def num_boosted_rounds(self):
-            return 7
-
-    def answer(self, x, **part):
-        return part
-
-    def made(library, name, **given):
-        return type(name, (), {"__module__": f"{library}.sklearn", "predict_proba": answer, **given})()
-
-    lightgbm = made("lightgbm", "LGBMClassifier", n_estimators_=9, best_iteration_=0)
-    xgboost = made("xgboost", "XGBClassifier", get_booster=lambda self: Booster())
-    assert (rounds(lightgbm), rounds(xgboost)) == (9, 7)
-    # Those that went back to their best round answer with the rounds up to it.
-    assert rounds(made("lightgbm", "LGBMClassifier", n_estimators_=9, best_iteration_=4)) == 4
-    assert rounds(made("xgboost", "XGBClassifier", best_iteration=4)) == 5
-    assert Stages(lightgbm, lightgbm).at(3, X).item() == {"num_iteration": 3}
-    assert Stages(xgboost, xgboost).at(3, X).item() == {"iteration_range": (0, 3)}
-    assert rounds(made("acme", "XGBClassifier")) == 0
+@pytest.mark.parametrize("stopped", [False, True])
+def test_rounds_of_the_other_libraries(stopped):
+    """Those that went back to their best round answer with the rounds up to it."""
+    numbers, noise = (Y == "yes").astype(int), RNG.integers(0, 2, 80)
+    settings = {"n_estimators": 9, "n_jobs": 1} | ({"early_stopping_rounds": 2} if stopped else {})
+    watched = {"eval_set": [(X, noise)]} if stopped else {}
+    for model, part in (
+        (LGBMClassifier(**settings, min_child_samples=2, verbose=-1), lambda k: {"num_iteration": k}),
+        (XGBClassifier(**settings), lambda k: {"iteration_range": (0, k)}),
+    ):
+        verbose = {"verbose": False} if type(model) is XGBClassifier else {}
+        model.fit(X, numbers, **watched, **verbose)
+        total = rounds(model)
+        assert total < 9 if stopped else total == 9
+        staged = Stages(model, model)
+        np.testing.assert_array_equal(staged.at(total, X), model.predict_proba(X))
+        np.testing.assert_array_equal(staged.at(1, X), model.predict_proba(X, **part(1)))
+    assert rounds(type("XGBClassifier", (), {"__module__": "acme.sklearn"})()) == 0
 
 
 def test_a_module_trains_as_it_always_did_watched_or_not():

@@ -1,0 +1,46 @@
+"""What an MLmodel file tells, without loading anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+
+from privacy_gate.errors import CandidateNotFound, UsageError
+from privacy_gate.sandbox.untrusted import clean
+
+MLMODEL = "MLmodel"
+
+Flavor = Literal["sklearn", "pytorch", "lightgbm", "xgboost", "pyfunc"]
+MLmodel = Mapping[str, Any]
+
+# What PyYAML lets through of a date, number or tag that is none (2024-99-99, !!int "", !!bool x, !!timestamp x).
+_YAML_LEAKS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
+def read_mlmodel(folder: Path) -> MLmodel:
+    """The MLmodel file of a model folder; raises CandidateNotFound if there is none, UsageError if it is junk."""
+    try:
+        told = yaml.safe_load((folder / MLMODEL).read_bytes())
+    except FileNotFoundError:
+        raise CandidateNotFound(
+            f"{clean(folder)}: no MLflow model there (it has no {MLMODEL} file)", "log it with log_model()"
+        ) from None
+    except (OSError, yaml.YAMLError, *_YAML_LEAKS) as error:
+        raise UsageError(f"{clean(folder)}: its {MLMODEL} file cannot be read", "log the model again") from error
+    if not isinstance(told, dict) or not isinstance(told.get("flavors"), dict):
+        raise UsageError(f"{clean(folder)}: its {MLMODEL} file names no flavors", "log the model again")
+    return cast("MLmodel", told)
+
+
+def flavors(mlmodel: MLmodel) -> dict[str, Mapping[str, Any]]:
+    """Flavor name -> its settings."""
+    return {str(name): value if isinstance(value, dict) else {} for name, value in mlmodel["flavors"].items()}
+
+
+def flavor_of(mlmodel: MLmodel) -> Flavor:
+    """The flavor to load a model by: a native one that tells probabilities, else pyfunc."""
+    names: tuple[Flavor, ...] = ("pytorch", "sklearn", "lightgbm", "xgboost")
+    return next((name for name in names if name in mlmodel["flavors"]), "pyfunc")

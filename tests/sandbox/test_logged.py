@@ -1,0 +1,145 @@
+"""What a model folder says of its own environment: read without loading, believed as far as it is a name or version."""
+
+import pytest
+
+from privacy_gate.errors import UsageError
+from privacy_gate.sandbox import logged
+from tests.sandbox import elsewhere
+
+CONDA = """channels: [conda-forge]
+dependencies:
+- python=3.12.4
+- pip<=24
+- pip:
+  - mlflow==3.17.2
+  - numpy<3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return elsewhere.candidate(tmp_path / "model", python="3.12.4").snapshot
+
+
+def test_requirements_are_names_and_versions_written_anew(folder):
+    text = (
+        "# made by hand\n\nnumpy==2.1.0  # pinned\nscikit-learn[alldeps]>=1.5,<2 ; python_version < '4'\nnumpy==2.1.0\n"
+    )
+    (folder / "requirements.txt").write_text(text)
+    assert logged.requirements(folder) == (
+        "numpy==2.1.0",
+        'scikit-learn[alldeps]<2,>=1.5; python_version < "4"',
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-e .",
+        "-r other.txt",
+        "-c constraints.txt",
+        "--index-url https://example.org/simple",
+        "--extra-index-url=https://example.org/simple",
+        "numpy --no-binary :all:",
+        "numpy==2.1.0 --hash=sha256:00",
+        "./wheels/numpy.whl",
+        "/tmp/numpy-2.1.0-py3-none-any.whl",
+        "https://example.org/numpy.whl",
+        "numpy @ https://example.org/numpy.whl",
+        "numpy @ file:///tmp/numpy.whl",
+        "git+https://example.org/numpy.git",
+        "${INDEX}/numpy",
+        "numpy==2.1.0 \\",
+        "numpy\x00",
+    ],
+)
+def test_a_model_does_not_choose_where_code_comes_from(folder, line):
+    (folder / "requirements.txt").write_text(f"scipy==1.17.0\n{line}\n")
+    with pytest.raises(UsageError, match=r"requirement 2 of the model .* is no name with versions") as caught:
+        logged.requirements(folder)
+    assert "environment: /path/to/python" in caught.value.hint
+
+
+def test_conda_brings_its_pip_part_where_there_is_no_other(folder):
+    (folder / "conda.yaml").write_text(CONDA)
+    assert logged.requirements(folder) == ("mlflow==3.17.2", "numpy<3")
+    (folder / "requirements.txt").write_text("scipy\n")
+    assert logged.requirements(folder) == ("scipy",)
+
+
+def test_packages_that_only_conda_can_bring_are_refused(folder):
+    (folder / "conda.yaml").write_text(CONDA.replace("- pip<=24", "- cudatoolkit=11.8\n- pip"))
+    with pytest.raises(UsageError, match="needs the conda package cudatoolkit"):
+        logged.requirements(folder)
+
+
+@pytest.mark.parametrize("conda", [None, "", "[1, 2]", "dependencies: python", "a: [", "dependencies: [{pip: 3}]"])
+def test_without_requirements_nothing_can_be_built(folder, conda):
+    if conda is not None:
+        (folder / "conda.yaml").write_text(conda)
+    with pytest.raises(UsageError, match=r"neither requirements.txt nor pip requirements in conda.yaml"):
+        logged.requirements(folder)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"#" * ((1 << 20) + 1)])
+def test_requirements_that_cannot_be_read_are_not_replaced_by_others(folder, content):
+    (folder / "conda.yaml").write_text(CONDA)
+    (folder / "requirements.txt").write_bytes(content)
+    with pytest.raises(UsageError, match="cannot be read"):
+        logged.requirements(folder)
+
+
+def test_too_many_requirements_are_refused(folder):
+    (folder / "requirements.txt").write_text("numpy\n" * 1001)
+    with pytest.raises(UsageError, match="1,001 requirements"):
+        logged.requirements(folder)
+
+
+def test_what_a_model_was_made_with_is_its_flavors_word_before_its_requirements(folder):
+    import sklearn
+
+    (folder / "requirements.txt").write_text("scikit-learn==0.1\nNumPy==1.26.4\nscipy>=1\n-e .\ntorch==2.13.0+cpu\n")
+    (folder / "python_env.yaml").write_text("python: 3.9.1\n")
+    assert logged.made_with(folder) == {
+        "python": "3.12.4",
+        "scikit-learn": sklearn.__version__,
+        "numpy": "1.26.4",
+        "torch": "2.13.0+cpu",
+    }
+    assert logged.python_wanted(folder) == (3, 12)
+    assert logged.pickled(folder)
+
+
+@pytest.mark.parametrize("junk", ["{}", "[]", "3.11", "\x1b[2J", "'not a version'"])
+def test_junk_is_absent(folder, junk):
+    text = (folder / "MLmodel").read_text().replace("python_version: 3.12.4", f"python_version: {junk!r}")
+    (folder / "MLmodel").write_text(text)
+    (folder / "python_env.yaml").write_text("python: [1]\n")
+    assert "\x1b" not in str(logged.made_with(folder))
+    if junk != "3.11":
+        assert logged.python_wanted(folder) is None
+
+
+HAVE = {"python": "3.11.7", "scikit-learn": "1.9.1", "numpy": "2.4.6", "cloudpickle": "3.1.2", "xgboost-cpu": "3.2.0"}
+
+
+@pytest.mark.parametrize(
+    ("made", "flavor", "pickled", "expected"),
+    [
+        ({}, "sklearn", True, ()),
+        (HAVE, "sklearn", True, ()),
+        ({"python": "3.11.0", "numpy": "2.0.0", "scikit-learn": "1.9.0"}, "sklearn", True, ()),
+        ({"python": "3.12.0"}, "sklearn", False, ("Python 3.12.0, here 3.11.7",)),
+        ({"scikit-learn": "1.5.2"}, "sklearn", False, ("scikit-learn 1.5.2, here 1.9.1",)),
+        ({"scikit-learn": "1.5.2"}, "pytorch", False, ()),
+        ({"numpy": "1.26.4"}, "pytorch", False, ("numpy 1.26.4, here 2.4.6",)),
+        ({"cloudpickle": "2.2.1"}, "pyfunc", True, ("cloudpickle 2.2.1, here 3.1.2",)),
+        ({"cloudpickle": "2.2.1"}, "pyfunc", False, ()),
+        ({"torch": "2.6.0+cu124"}, "pytorch", False, ("torch 2.6.0+cu124, here none",)),
+        ({"torch": "2.6.0"}, "sklearn", False, ()),
+        ({"xgboost": "3.2.0"}, "xgboost", False, ()),
+        ({"xgboost": "2.1.0"}, "xgboost", False, ("xgboost 2.1.0, here 3.2.0",)),
+    ],
+)
+def test_differences_that_may_matter_are_told(made, flavor, pickled, expected):
+    assert logged.differences(made, HAVE, flavor, pickled) == expected
