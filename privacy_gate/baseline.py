@@ -53,6 +53,7 @@ from privacy_gate.reports.document import Report
 from privacy_gate.reports.document import read as read_report
 from privacy_gate.sandbox import examine
 from privacy_gate.sandbox.outputs import AUTO, Form
+from privacy_gate.sandbox.runtime import HERE, Runtime
 from privacy_gate.signals import CATALOG as SIGNALS
 from privacy_gate.storage import atomic_write
 
@@ -294,6 +295,7 @@ class Subject:
     target: Outputs
     classes: Sequence[Any]
     form: Form = AUTO
+    runtime: Runtime = HERE
 
 
 def regression(
@@ -431,7 +433,12 @@ def _answers(
         raise _CannotPair("only a report was given")
     try:
         description, scored = examine(
-            found.model, take(subject.dataset.features, common.rows), work, form=subject.form, logs=logs
+            found.model,
+            take(subject.dataset.features, common.rows),
+            work,
+            form=subject.form,
+            logs=logs,
+            runtime=subject.runtime,
         )
         outputs = scored.outputs
         own = class_order(description.classes, declared_classes, outputs.values.shape[1])

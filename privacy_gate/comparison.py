@@ -161,6 +161,7 @@ def _staged(request: CheckRequest, ready: Prepared, work: Path) -> list[Stage]:
         take(ready.dataset.features, rows),
         work,
         form=ready.form,
+        runtime=ready.runtime,
         classes=len(ready.classes),
         logs=store_path(request) / "logs",
     )
@@ -212,7 +213,8 @@ def suggested(ready: Prepared, config: Config) -> tuple[Defences, ...]:
     For a candidate with a defence of its own also none at all: what that defence is worth.
     """
     recipe = config.shadows.recipe
-    cloned = None if recipe.model or recipe.python or recipe.load else ready.description.recipe
+    own = (recipe.model, recipe.python, recipe.command, recipe.head, recipe.load)
+    cloned = None if any(own) else ready.description.recipe
     estimator = "" if cloned is None else innermost(cloned)[0]
     found = [NOTHING] if ready.defences else []
     for kind in DEFENCES:

@@ -201,7 +201,7 @@ def _held(
     inside = np.isin(ids, listed)
     if not inside.any():
         raise DataError(
-            f"{named.members.shown}: none of its {len(listed):,} records is audited",
+            f"{sources.shown(named.members)}: none of its {len(listed):,} records is audited",
             f"the column {manifest.id!r} of the list and of the records must hold the same ids",
         )
     place.tell(f"resolving {named.model}")
@@ -236,16 +236,17 @@ def _listed(source: Source, manifest: DataManifest, place: Place) -> NDArray[np.
     columns: dict[str, Any] = {str(name): records[name] for name in records}  # type: ignore[index]
     if column not in columns:
         raise DataError(
-            f"{source.shown}: no column {column!r} (data.id)", f"columns are: {', '.join(columns)[:300] or 'none'}"
+            f"{sources.shown(source)}: no column {column!r} (data.id)",
+            f"columns are: {', '.join(columns)[:300] or 'none'}",
         )
     values = np.asarray(columns[column])
     if values.ndim != 1 or not len(values):
-        raise DataError(f"{source.shown}: {column} has shape {list(values.shape)}", "list one id per record")
+        raise DataError(f"{sources.shown(source)}: {column} has shape {list(values.shape)}", "list one id per record")
     import pandas as pd
 
     missing = int(pd.isna(values).sum())
     if missing:
-        raise DataError(f"{source.shown}: {missing} ids are missing", "list one id per record")
+        raise DataError(f"{sources.shown(source)}: {missing} ids are missing", "list one id per record")
     return np.unique(_identities(values))
 
 

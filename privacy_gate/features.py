@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -193,7 +194,7 @@ def blocks(features: NDArray[Any] | Stored, most: int = 1 << 16) -> Iterator[tup
 
 
 def save(features: AnyFeatures, stem: Path) -> Path:
-    """Write `stem`.npy (an array, for memory mapping), `stem`.parquet (a frame) or `stem`.rows (names of files).
+    """Write `stem`.npy (an array, for memory mapping), `stem`.arrow (a frame) or `stem`.rows (names of files).
 
     Returns the path.
     """
@@ -207,9 +208,30 @@ def save(features: AnyFeatures, stem: Path) -> Path:
         path = stem.with_suffix(".npy")
         np.save(path, features, allow_pickle=False)
         return path
-    path = stem.with_suffix(".parquet")
-    features.to_parquet(path)
+    path = stem.with_suffix(".arrow")
+    _save_frame(features, path)
     return path
+
+
+def _save_frame(frame: pd.DataFrame, path: Path) -> None:
+    """As Arrow has it: Parquet would make numbers of categories that are numbers."""
+    import pyarrow as pa
+    from pyarrow import feather
+
+    # Of text in objects, pandas would make its own text type again.
+    objects = [str(name) for name, dtype in frame.dtypes.items() if dtype == np.dtype(object)]
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), b"objects": json.dumps(objects).encode()}
+    feather.write_feather(table.replace_schema_metadata(metadata), path)
+
+
+def _load_frame(path: Path) -> pd.DataFrame:
+    from pyarrow import feather
+
+    table = feather.read_table(path)
+    frame = table.to_pandas()
+    objects = json.loads(table.schema.metadata[b"objects"])
+    return cast("pd.DataFrame", frame.astype(dict.fromkeys(objects, object)))
 
 
 def load(path: Path) -> AnyFeatures:
@@ -218,9 +240,7 @@ def load(path: Path) -> AnyFeatures:
         return _load_stored(path)
     if path.suffix == ".npy":
         return cast("NDArray[Any]", np.load(path, mmap_mode="r", allow_pickle=False))
-    import pandas as pd
-
-    return pd.read_parquet(path)
+    return _load_frame(path)
 
 
 def _load_stored(path: Path) -> Stored:
@@ -238,8 +258,11 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
             raise ValueError("a single array")
         with archive:
             return {name: archive[name] for name in archive.files}
-    # An encrypted archive is a RuntimeError, a damaged one zlib's.
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+    # An encrypted archive is a RuntimeError, a damaged one zlib's, a damaged header, parsed as Python, the tokenizer's.
+    except (
+        ValueError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, SyntaxError, tokenize.TokenError,
+        OverflowError,
+    ) as error:  # fmt: skip
         raise DataError(
             f"{path}: not a readable .npz ({error})", "write it with numpy.savez, without objects"
         ) from error
@@ -266,7 +289,7 @@ def _of_bytes(block: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def digest(features: AnyFeatures) -> str:
-    """sha256 over content, shape, column names and types; the same in memory and on disk."""
+    """sha256 over content, shape, column names, types and category levels; the same in memory and on disk."""
     h = hashlib.sha256()
     if isinstance(features, np.ndarray | Stored):
         h.update(f"{features.dtype.str}{features.shape}".encode())
@@ -275,6 +298,12 @@ def digest(features: AnyFeatures) -> str:
         return h.hexdigest()
     import pandas as pd
 
-    h.update(repr([(str(c), str(t)) for c, t in features.dtypes.items()]).encode())
+    h.update(repr([(str(c), _type(t)) for c, t in features.dtypes.items()]).encode())
     h.update(pd.util.hash_pandas_object(features, index=False).to_numpy(np.uint64).tobytes())
     return h.hexdigest()
+
+
+def _type(dtype: Any) -> str:
+    """A category is its levels in their order, too: models know them by their numbers."""
+    levels = getattr(dtype, "categories", None)
+    return str(dtype) if levels is None else f"{dtype} {[repr(level) for level in levels.tolist()]} {dtype.ordered}"

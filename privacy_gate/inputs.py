@@ -185,9 +185,7 @@ def _numeric(column: pd.Series[Any]) -> Floats | None:
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def _thinned(
-    values: NDArray[Any] | Stored, rng: np.random.Generator, most: int = MOST_COLUMNS
-) -> NDArray[np.float32]:
+def _thinned(values: NDArray[Any] | Stored, rng: np.random.Generator, most: int = MOST_COLUMNS) -> NDArray[np.float32]:
     """[n, p] with p at most `most`: means of runs of neighbours, and single columns drawn at random."""
     width = int(np.prod(values.shape[1:], dtype=np.int64))
     out = np.empty((len(values), min(width, most)), dtype=np.float32)

@@ -325,6 +325,32 @@ class _Sure:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Remembered:
+    """A measurement that many hypotheses share: each bound is worked out once."""
+
+    of: Measurement
+    lows: dict[float, float] = field(default_factory=dict)
+    highs: dict[float, float] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The point estimate."""
+        return self.of.value
+
+    def lower(self, alpha: float) -> float:
+        """One-sided lower bound at confidence 1 - alpha."""
+        if alpha not in self.lows:
+            self.lows[alpha] = self.of.lower(alpha)
+        return self.lows[alpha]
+
+    def upper(self, alpha: float) -> float:
+        """One-sided upper bound at confidence 1 - alpha."""
+        if alpha not in self.highs:
+            self.highs[alpha] = self.of.upper(alpha)
+        return self.highs[alpha]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Perfect:
     """What attacks measure that name every member and nobody else, with as many persons as there are."""
 
@@ -342,12 +368,12 @@ class _Perfect:
         scores: Floats = member.astype(np.float64)
         inside, outside = facts.members, facts.nonmembers
         return cls(
-            accuracy=metrics.balanced_accuracy(member, member, persons),
-            advantage=metrics.advantage(member, member, persons),
-            auc=metrics.auc(scores, member, persons),
-            tprs={fpr: metrics.tpr_at_fpr(scores, member, persons, fpr, 0) for fpr in FPRS},
-            share=metrics.share_excess(inside, inside, 0, outside),
-            precision=metrics.precision(inside, inside, 0, outside),
+            accuracy=_Remembered(metrics.balanced_accuracy(member, member, persons)),
+            advantage=_Remembered(metrics.advantage(member, member, persons)),
+            auc=_Remembered(metrics.auc(scores, member, persons)),
+            tprs={fpr: _Remembered(metrics.tpr_at_fpr(scores, member, persons, fpr, 0)) for fpr in FPRS},
+            share=_Remembered(metrics.share_excess(inside, inside, 0, outside)),
+            precision=_Remembered(metrics.precision(inside, inside, 0, outside)),
         )
 
 

@@ -241,7 +241,13 @@ def _ids(given: NDArray[Any] | None, role: Role, count: int) -> NDArray[np.str_]
 
 
 def _read(
-    asked: Mapping[Role, Source], manifest: DataManifest, base: Path, fetch: Fetch, work: Path, inputs: frames.Inputs
+    asked: Mapping[Role, Source],
+    manifest: DataManifest,
+    base: Path,
+    fetch: Fetch,
+    work: Path,
+    inputs: frames.Inputs,
+    logs: Path | None,
 ) -> dict[Role, Table]:
     """All sets, their features typed alike, large ones left on disk."""
     told = manifest
@@ -250,11 +256,11 @@ def _read(
         told = manifest.model_copy(update={"features": [name for name, _ in inputs]})
     tables: dict[Role, Table] = {}
     for role, source in asked.items():
-        records = sources.read(source, told, base, fetch, work / str(role))
+        records = sources.read(source, told, base, fetch, work / str(role), logs=logs)
         if isinstance(records, Mapping):
-            tables[role] = _from_arrays(records, role, manifest, source.shown)
+            tables[role] = _from_arrays(records, role, manifest, sources.shown(source))
         else:
-            tables[role] = _from_frame(records, role, manifest, inputs, source.shown)
+            tables[role] = _from_frame(records, role, manifest, inputs, sources.shown(source))
     _same_columns(list(tables.values()))
     names = [str(role) for role in tables]
     if all(is_frame(table.features) for table in tables.values()):
@@ -269,7 +275,7 @@ def _read(
         same = list(settle([cast("Features", table.features) for table in tables.values()], work))
     for (role, source), features in zip(asked.items(), same, strict=True):
         tables[role] = replace(tables[role], features=features)
-        _check_values(features, source.shown, manifest)
+        _check_values(features, sources.shown(source), manifest)
     return tables
 
 
@@ -504,6 +510,7 @@ def load(
     inputs: frames.Inputs = (),
     audit: AuditSample | None = None,
     seed: int = 0,
+    logs: Path | None = None,
 ) -> Dataset:
     """Read, type, check, clean and draw the sets that a manifest names.
 
@@ -514,12 +521,21 @@ def load(
     inputs     (column, MLflow type) of the candidate's signature
     audit      how many records to draw; None: all are audited
     seed       of that draw
+    logs       private folder that keeps what a dataset function said before it failed
     Errors: DataError (exit 2) for files, columns and values; NotEvaluable (exit 4) when a side is left empty.
     """
     if work is None:
         with tempfile.TemporaryDirectory(prefix="privacy-gate-") as folder:
             return load(
-                manifest, base, fetch, reference=reference, work=Path(folder), inputs=inputs, audit=audit, seed=seed
+                manifest,
+                base,
+                fetch,
+                reference=reference,
+                work=Path(folder),
+                inputs=inputs,
+                audit=audit,
+                seed=seed,
+                logs=logs,
             )
     asked = {
         Role.MEMBERS: manifest.members,
@@ -527,7 +543,8 @@ def load(
         Role.POPULATION: manifest.population,
         Role.SEEN: manifest.seen,
     }
-    tables = _read({role: s for role, s in asked.items() if s is not None}, manifest, base, fetch, work, inputs)
+    named = {role: source for role, source in asked.items() if source is not None}
+    tables = _read(named, manifest, base, fetch, work, inputs, logs)
     train_size = manifest.train_size or len(tables[Role.MEMBERS])
     for role in (Role.MEMBERS, Role.NONMEMBERS):
         if not len(tables[role]):

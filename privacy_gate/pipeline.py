@@ -197,7 +197,14 @@ def _regression(
     found = regression(
         approved,
         Subject(
-            ready.candidate, ready.dataset, ready.dataset.people, ready.audit, ready.target, ready.classes, ready.form
+            ready.candidate,
+            ready.dataset,
+            ready.dataset.people,
+            ready.audit,
+            ready.target,
+            ready.classes,
+            ready.form,
+            ready.runtime,
         ),
         evidence.attacks,
         terms.attacks,
@@ -205,7 +212,7 @@ def _regression(
         work=work,
         key=terms.key,
         defences=ready.defences,
-        declared_classes=config_of(request).data.classes,
+        declared_classes=config_of(request).output.classes or config_of(request).data.classes,
         logs=store_path(request) / "logs",
         estimand=evidence.estimand,
     )

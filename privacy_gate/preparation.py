@@ -42,7 +42,7 @@ from privacy_gate.policy import Policy
 from privacy_gate.procedure import FEWEST_RUNS
 from privacy_gate.registry import Registry, open_registry
 from privacy_gate.reports import wording
-from privacy_gate.request import CheckRequest, Config, LoadedModel, Recipe
+from privacy_gate.request import CheckRequest, Config, LoadedModel
 from privacy_gate.sandbox import examine, probe
 from privacy_gate.sandbox.choice import choose, explained, warning
 from privacy_gate.sandbox.declared import agreed, form_of
@@ -182,6 +182,7 @@ def prepare(
         inputs=candidate.inputs,
         audit=config.audit,
         seed=seed_of(request),
+        logs=store_path(request) / "logs",
     )
     for each in (defences, *others):
         _require_reference(each, dataset)
@@ -436,13 +437,8 @@ def _loaded(
 def proxy_of(config: Config) -> str:
     """Why the configured shadows are not of the candidate's own kind, as far as the config alone tells; "" if not."""
     recipe = config.shadows.recipe
-    own = "" if recipe.load else _own_word(recipe)
-    return "; ".join(reason for reason in (config.shadows.proxy or "", own) if reason)
-
-
-def _own_word(recipe: Recipe) -> str:
-    told = getattr(recipe_of(recipe), "proxy", None)
-    return str(told(recipe)) if callable(told) else ""
+    own = None if recipe.load else recipe_of(recipe).proxy(recipe)
+    return "; ".join(reason for reason in (config.shadows.proxy, own) if reason)
 
 
 def _require_own_kind(policy: Policy, plan: ShadowPlan | None) -> None:

@@ -22,8 +22,8 @@ from privacy_gate.registry.in_memory import InMemoryRegistry
 from privacy_gate.reports import document
 from privacy_gate.reports.compare import Stored
 from privacy_gate.request import DataManifest
-from privacy_gate.sandbox.outputs import Form
 from privacy_gate.sandbox import Scored
+from privacy_gate.sandbox.outputs import Form
 from tests.mlflow_server import embedded_registry, tracking
 from tests.reports.samples import SAMPLES
 

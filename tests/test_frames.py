@@ -382,7 +382,7 @@ def test_typed_frames_survive_the_way_to_another_process(tmp_path_factory: Any, 
     assert back["c"].cat.categories.tolist() == ["b", "a", "é", "1"]
 
 
-def test_hashes_follow_values_and_not_the_order_of_levels() -> None:
+def test_equal_values_have_equal_hashes_and_only_the_digest_knows_the_order_of_levels() -> None:
     labels = np.zeros(3, dtype=np.int64)
     found = [
         frames.typed([pd.DataFrame({"a": ["x", "y", None]})], {"a": column("category", *levels)})[0]
@@ -390,7 +390,8 @@ def test_hashes_follow_values_and_not_the_order_of_levels() -> None:
     ]
     for other in found[1:]:
         np.testing.assert_array_equal(features.row_hashes(found[0], labels), features.row_hashes(other, labels))
-        assert features.digest(found[0]) == features.digest(other)
+        # Models know levels by their numbers: shadows of other levels are others.
+        assert features.digest(found[0]) != features.digest(other)
     changed = frames.typed([pd.DataFrame({"a": ["y", "x", None]})], {"a": column("category", "y", "x")})[0]
     assert features.digest(changed) != features.digest(found[0])
 

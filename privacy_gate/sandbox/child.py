@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,11 @@ def _follow(parent: int, last: signal.Signals) -> None:
 # --- the watcher ----------------------------------------------------------------------------------------------------
 
 
-def watch(path: str) -> int:
-    """Run the job in a worker; its exit code, negative for the signal that ended it, once nothing of it is left."""
+def watch(path: str, work: Callable[[str], int] | None = None) -> int:
+    """Run the job in a worker; its exit code, negative for the signal that ended it, once nothing of it is left.
+
+    work  what the worker does with the job; default: `main`
+    """
     parent = json.loads(Path(path).read_text())["parent"]
     os.umask(0o077)  # write nothing that others can read
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -61,7 +65,7 @@ def watch(path: str) -> int:
         os.setsid()  # what the model sends to its own group must not reach the watcher
         _follow(watcher, signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-        sys.exit(main(path))
+        sys.exit((work or main)(path))
     status = None
     while status is None and signal.sigwait(signals) != signal.SIGTERM:
         status = _reap(worker)
@@ -236,7 +240,7 @@ def main(path: str) -> int:
     return code
 
 
-def _leave(code: int) -> None:
+def leave(code: int) -> None:
     """End as the worker did, by the same signal if by one."""
     if code < 0:
         if -code != signal.SIGKILL:
@@ -247,4 +251,4 @@ def _leave(code: int) -> None:
 
 
 if __name__ == "__main__":
-    _leave(watch(sys.argv[1]))
+    leave(watch(sys.argv[1]))

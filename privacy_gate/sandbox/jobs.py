@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,7 +210,8 @@ def array(path: Path, job: Job) -> NDArray[Any]:
                 raise ValueError("header and size disagree")
             stream.seek(0)
             return cast("NDArray[Any]", np.load(stream, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+    # numpy parses a header as Python: a damaged one is a SyntaxError, or the tokenizer's.
+    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, OverflowError) as error:
         raise ModelOutputUnusable("the model's process left no readable predictions", job.hint) from error
 
 
@@ -240,6 +242,8 @@ def _given(features: AnyFeatures | None) -> str:
     """What the gate itself knows of the columns, without a value of them."""
     if features is None or features.ndim != 2:
         return ""
-    dtypes = [features.dtype] * features.shape[1] if isinstance(features, np.ndarray | Stored) else list(features.dtypes)
+    dtypes = (
+        [features.dtype] * features.shape[1] if isinstance(features, np.ndarray | Stored) else list(features.dtypes)
+    )
     numbers = sum(getattr(dtype, "kind", "O") in "biuf" for dtype in dtypes)
     return f"; it was given {len(dtypes)} feature columns, {len(dtypes) - numbers} of them no numbers"

@@ -198,6 +198,7 @@ def prepare(
         label=columns.label,
         weight=columns.weight,
         person=columns.person,
+        positive=form.positive,
         runtime=runtime,
     )
     if recipe.seen(settings) and (reference is None or not reference.any()):
@@ -206,7 +207,7 @@ def prepare(
         )
     identity = recipe.identity(context, description)
     # A model that is classified as plain data must load as plain data, in a worker as in the sandbox.
-    plain = recipe.id == "clone" and candidate is not None and not candidate.executes_code
+    plain = recipe.id in ("clone", "head") and candidate is not None and not candidate.executes_code
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"} if plain else {})
     environment |= recipe.passed(settings)
     path = numeric_path(tuned=recipe.tuned, runtime=runtime)

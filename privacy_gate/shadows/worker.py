@@ -250,12 +250,13 @@ def _fitted(order: Order, context: Context, features: tables.Features, labels: I
 
 def _ask(order: Order, model: Any) -> Callable[[tables.AnyFeatures, Kind], Outputs]:
     """How the shadow is asked: [n, K] in the candidate's class order."""
+    # One column of what the gate trained itself is about class 1, whatever the candidate's own is about.
+    own = CATALOG[order.recipe].labels == "indices"
+    form = replace(order.form, positive=1) if own else order.form
 
     def ask(features: tables.AnyFeatures, kind: Kind) -> Outputs:
         try:
-            found = models.answered(
-                model, features, order.form.of(kind), device=order.context.runtime.device, decide=True
-            )
+            found = models.answered(model, features, form.of(kind), device=order.context.runtime.device, decide=True)
         except GateError:
             raise
         except (Exception, SystemExit) as error:

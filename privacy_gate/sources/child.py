@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import resource
-import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,38 +16,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from privacy_gate.errors import DataError, GateError
-from privacy_gate.sandbox import child as sandboxed
+from privacy_gate.sandbox.child import leave, watch
 from privacy_gate.sandbox.untrusted import where
 from privacy_gate.sources.functions import META, TABLE, array_file
 
 _BLOCK = 64 << 20  # bytes that are copied at once
 _LABELLED = 2  # features and labels
-
-
-# --- the watcher ----------------------------------------------------------------------------------------------------
-
-
-def watch(path: str) -> int:
-    """Run the job in a worker; its exit code, negative for the signal that ended it, once nothing of it is left."""
-    parent = json.loads(Path(path).read_text())["parent"]
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signals = {signal.SIGTERM, signal.SIGCHLD}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    sandboxed._prctl(sandboxed._PR_SET_CHILD_SUBREAPER, 1)
-    sandboxed._follow(parent, signal.SIGTERM)
-    watcher = os.getpid()
-    worker = os.fork()
-    if worker == 0:
-        os.setsid()
-        sandboxed._follow(watcher, signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-        sys.exit(main(path))
-    status = None
-    while status is None and signal.sigwait(signals) != signal.SIGTERM:
-        status = sandboxed._reap(worker)
-    sandboxed._end_all(worker)
-    return 1 if status is None else os.waitstatus_to_exitcode(status)
 
 
 # --- the worker -----------------------------------------------------------------------------------------------------
@@ -334,4 +305,4 @@ class _Arrays:
 
 
 if __name__ == "__main__":
-    sandboxed._leave(watch(sys.argv[1]))
+    leave(watch(sys.argv[1], main))

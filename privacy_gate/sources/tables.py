@@ -6,16 +6,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privacy_gate.errors import DataError
-from privacy_gate.request import DataManifest
+from privacy_gate.request import Column, DataManifest
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def as_text(manifest: DataManifest) -> list[str]:
-    """Columns that name persons and records: text, unless they are features, whose type is the model's to know."""
+    """Columns that are read as text: those that name persons and records, and what the schema says is text.
+
+    A person column that is a feature as well has the type that the model knows.
+    """
     features = manifest.features or list(manifest.columns or ())
-    return [name for name in (manifest.person, manifest.id) if name is not None and name not in features]
+    names = [name for name in (manifest.person, manifest.id) if name is not None and name not in features]
+    return names + [name for name, column in (manifest.columns or {}).items() if _is_text(column)]
+
+
+def _is_text(column: Column) -> bool:
+    """Whether a CSV reader must not make numbers of it: "007" would be 7."""
+    levels = column.levels or []
+    return column.dtype.startswith(("string", "str")) or (bool(levels) and all(isinstance(v, str) for v in levels))
 
 
 def told(error: BaseException) -> str:

@@ -44,6 +44,7 @@ class Context:
     weight        name of the column of the weights; None: there is none
     person        name of the person column; None: there is none
     retries       how often a program that failed is tried again
+    positive      index of the class that a one-column score of the candidate is about
     runtime       interpreter and device; the recipe runs in that interpreter already
     watch         called as watch(model, step) after each epoch or stage, step from 1: an instrumented training
     """
@@ -62,6 +63,7 @@ class Context:
     weight: str | None = None
     person: str | None = None
     retries: int = 0
+    positive: Literal[0, 1] = 1
     runtime: Runtime = HERE
     watch: Callable[[Any, int], None] | None = None
 
@@ -175,7 +177,7 @@ def training_defences(context: Context) -> tuple[TrainingDefence, ...]:
     for one in chosen:
         if other := next((name for name in names if name in one.conflicts), None):
             raise UsageError(f"the defences {one.title} and {other} cannot be trained together", "choose one of them")
-        if one.package and importlib.util.find_spec(one.package) is None:
+        if one.package and not _installed(one.package, context.runtime):
             raise UsageError(
                 f"the defence {one.title} needs the package {one.package}, which is not installed",
                 f"pip install 'privacy-gate[{one.extra}]'",
@@ -193,5 +195,14 @@ def defended(context: Context) -> dict[str, Any]:
         return {}
     settings = [[one.title, one.model_dump(mode="json", exclude={"in_recipe"})] for one in chosen]
     packages = sorted({one.package for one in chosen if one.package})
-    versions = {"packages": {name: importlib.metadata.version(name) for name in packages}} if packages else {}
+    versions = {"packages": {name: _version(name, context.runtime) for name in packages}} if packages else {}
     return {"defences": settings, **versions}
+
+
+def _installed(package: str, runtime: Runtime) -> bool:
+    """Whether the interpreter that trains has it."""
+    return importlib.util.find_spec(package) is not None if runtime.python is None else package in runtime.versions
+
+
+def _version(package: str, runtime: Runtime) -> str:
+    return importlib.metadata.version(package) if runtime.python is None else runtime.versions[package]

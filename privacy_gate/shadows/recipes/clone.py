@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from privacy_gate.request import Recipe
 from privacy_gate.sandbox.boosters import ROUNDS
 from privacy_gate.sandbox.fitted import ENDS, as_fitted, told_fit
 from privacy_gate.sandbox.models import SEEDS, THREADS
-from privacy_gate.sandbox.stages import Stages, class_of, known_class, last_step
-from privacy_gate.shadows import boosting, fitting
+from privacy_gate.sandbox.stages import class_of, known_class, last_step
+from privacy_gate.shadows import boosting, fitting, watching
 from privacy_gate.shadows.recipes import Context, defended, recipe, training_defences
 from privacy_gate.shadows.source import locate
 from privacy_gate.storage import sha256_of_file
@@ -144,7 +144,7 @@ def clone(features: Features, labels: NDArray[Any], seed: int, context: Context)
 
 
 def _fit(unfitted: Any, given: fitting.Given, watch: Callable[[Any, int], None] | None) -> Any:
-    return fitting.fit(unfitted, given) if watch is None else _fit_watched(unfitted, given, watch)
+    return fitting.fit(unfitted, given) if watch is None else watching.fit(unfitted, given, watch)
 
 
 def _booster(
@@ -152,7 +152,7 @@ def _booster(
 ) -> Any:
     """A raw Booster: it knows class indices, and takes its settings with its records."""
     classes = context.class_values
-    if getattr(context, "positive", 1) == 0:  # the one column of its answers is about the first class
+    if context.positive == 0:  # the one column of its answers is about the first class
         classes = classes[::-1]
     if context.reference is not None:
         seen, seen_labels = context.reference
@@ -258,66 +258,3 @@ def _inside(estimator: Any) -> Any:
     if class_of(estimator) == "Pipeline":
         inner = estimator.steps[-1][1]
     return _inside(inner) if hasattr(inner, "get_params") else estimator
-
-
-# --- the model on its way -------------------------------------------------------------------------------------------
-
-
-def _fit_watched(unfitted: Any, given: fitting.Given, watch: Callable[[Any, int], None]) -> Any:
-    """Fit as without a watch, and show the model after each round of boosting or epoch of a perceptron.
-
-    Boosted models tell their stages afterwards. Other estimators have none: a forest of fewer trees is not a forest
-    that was trained less.
-    """
-    final = last_step(unfitted)
-    if class_of(final) == "MLPClassifier" and final.solver in ("sgd", "adam") and final.shuffle:
-        return _fit_perceptron(unfitted, given, watch)
-    fitted = fitting.fit(unfitted, given)
-    staged = Stages(fitted, last_step(fitted))
-    for step in range(1, staged.rounds + 1):
-        watch(Stage(staged, step), step)
-    return fitted
-
-
-def _fit_perceptron(unfitted: Any, given: fitting.Given, watch: Callable[[Any, int], None]) -> Any:
-    """The rows are shuffled once before each epoch: whoever draws that order knows that an epoch is over.
-
-    Fitting epoch by epoch (`partial_fit`, `warm_start`) would train another model: it starts the order anew each time.
-    """
-    import numpy.random
-
-    final = last_step(unfitted)
-    shown = 0
-
-    class Order(numpy.random.RandomState):
-        def shuffle(self, x: Any) -> None:
-            nonlocal shown
-            # Records may have been shuffled before, to hold some of them back: no epoch is over then.
-            if (done := getattr(final, "n_iter_", 0)) > shown:
-                watch(unfitted, done)
-                shown = done
-            super().shuffle(x)
-
-    seed = final.random_state
-    final.set_params(random_state=Order(seed))  # the numbers that the seed itself would give
-    fitted = fitting.fit(unfitted, given)
-    final.set_params(random_state=seed)
-    watch(fitted, final.n_iter_)
-    return fitted
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Stage:
-    """A boosted model as it was after `step` rounds; answers as the model itself does."""
-
-    staged: Stages
-    step: int
-
-    @property
-    def classes_(self) -> NDArray[Any]:
-        """[K] the label values behind the columns."""
-        return np.asarray(self.staged.final.classes_)
-
-    def predict_proba(self, features: Features) -> NDArray[Any]:
-        """[n, K] probabilities after `step` rounds."""
-        return self.staged.at(self.step, features)

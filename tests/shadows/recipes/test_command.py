@@ -755,3 +755,21 @@ def test_a_zip_that_claims_more_than_it_may_is_not_unpacked(folder):
     assert (folder / "given.npz").stat().st_size < 1 << 17
     with pytest.raises(RecipeFailed, match="too large"):
         recipe._arrays(folder / "given.npz", "it", N * 2)
+
+
+def test_the_doctor_looks_at_program_script_inputs_and_variables(folder):
+    from privacy_gate.cli.doctor import _command
+    from privacy_gate.request import Config
+
+    def told(**recipe):
+        config = {"data": {"members": "a.csv", "nonmembers": "b.csv"}, "shadows": {"recipe": recipe}}
+        return [(found.status, found.detail) for found in _command(Config.model_validate(config), folder)]
+
+    (folder / "train.py").touch()
+    words = ["python", "train.py", *OK]
+    assert told(clone=True) == []
+    assert told(command=words) == [("ok", "python train.py")]
+    for wrong in ({"command": ["python", "trian.py", *OK]}, {"command": words, "inputs": ["*.csv"]}, {"command": OK}):
+        ((status, detail),) = told(**wrong)
+        assert status == "fail"
+        assert detail
