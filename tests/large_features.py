@@ -1,4 +1,4 @@
-"""Features far larger than memory, of which the disk holds next to nothing: sparse files, and a model that reads them."""
+"""Features far larger than memory, of which the disk holds next to nothing: sparse files, and a model of them."""
 
 from __future__ import annotations
 

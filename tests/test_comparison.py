@@ -212,7 +212,8 @@ def test_probabilities_are_not_taken_for_logits(
     logits = Outputs(FEATURES[:AUDITED, :3], "logits")
 
     def examine(model: str, features: Any, work: Path, **options: Any) -> Any:
-        return SimpleNamespace(classes=None), SimpleNamespace(outputs=Outputs(answers(features, 1), options["form"].kind))
+        outputs = Outputs(answers(features, 1), options["form"].kind)
+        return SimpleNamespace(classes=None), SimpleNamespace(outputs=outputs)
 
     monkeypatch.setattr(comparison, "examine", examine)
     ready = prepared(target=logits, stops=(("models:/m/1", "m"),))

@@ -43,10 +43,30 @@ def shown(**changes):
     return list(preview.Preview(**{**defaults, **changes}).lines())
 
 
+def known(run_seconds, shadow_seconds=None):
+    return SimpleNamespace(run_seconds=run_seconds, shadow_seconds=shadow_seconds)
+
+
 def test_minutes_are_the_runs_own_time_shared_by_the_workers():
-    assert preview._minutes(SimpleNamespace(run_seconds=60.0), missing=12, jobs=4) == pytest.approx(3.0)
-    assert preview._minutes(SimpleNamespace(run_seconds=None), missing=12, jobs=4) is None
-    assert preview._minutes(SimpleNamespace(run_seconds=None), missing=0, jobs=4) == 0.0
+    assert preview._minutes(known(60.0), missing=12, jobs=4) == pytest.approx(3.0)
+    assert preview._minutes(known(None), missing=12, jobs=4) is None
+    assert preview._minutes(known(None), missing=0, jobs=4) == 0.0
+
+
+def test_what_shadows_took_here_is_better_than_what_the_run_took():
+    assert preview._minutes(known(60.0, 20.0), missing=12, jobs=4) == pytest.approx(1.0)
+    assert "         about 1.0 minutes, going by shadows that were trained here" in shown(minutes=1.0, measured=True)
+
+
+def test_models_that_exist_are_shown_with_the_records_that_they_had():
+    assert any(line.startswith("shadows  16 of 8 records each") for line in shown(each=8))
+    assert any(line.startswith("shadows  16 of 10 records each") for line in shown())
+
+
+def test_what_was_noticed_on_the_way_is_said():
+    assert "warning  numpy 2.0 here, 1.26 in the model's requirements" in shown(
+        warnings=("numpy 2.0 here, 1.26 in the model's requirements",)
+    )
 
 
 def test_the_time_is_said_or_said_to_be_unknown():

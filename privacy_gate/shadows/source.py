@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privacy_gate.catalog import did_you_mean
 from privacy_gate.errors import ConfigError, RecipeFailed
+from privacy_gate.sources import functions
 from privacy_gate.storage import sha256_of_file
 
 
@@ -72,19 +72,8 @@ def sources(paths: Iterable[Path], folder: Path) -> list[Path]:
 
 def locate(reference: str, folder: Path, key: str) -> Source:
     """The file and function behind `path.py:function`; `key` is the config key to name. Raises ConfigError."""
-    file, separator, function = reference.rpartition(":")
-    if not separator or not file or not function.isidentifier():
-        raise ConfigError(f"{key}: {reference!r} is not path.py:function", f"write {key}: path.py:function")
-    path = (folder / file).resolve()
-    if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, beside) if beside else f"paths start at {folder.resolve()}"
-        raise ConfigError(f"{key}: there is no file {path}", hint)
-    names = _defined(parse(path))
-    if names is not None and function not in names:
-        hint = did_you_mean(function, sorted(names)) if names else "the file defines no function"
-        raise ConfigError(f"{key}: {path.name} defines no {function!r}", hint)
-    return Source(path, function)
+    found = functions.locate(reference, folder, key)
+    return Source(found.path, found.name)
 
 
 def failed(what: str, error: BaseException, folder: Path) -> RecipeFailed:
@@ -104,11 +93,7 @@ def parse(path: Path) -> ast.Module:
     """The syntax tree of a Python file, or of the cells of a notebook; ConfigError where it is none."""
     if path.suffix == ".ipynb":
         return _notebook(path)
-    try:
-        return ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None) or 1
-        raise ConfigError(f"{path}:{line}: {error}", "the recipe is not valid Python") from error
+    return functions.parse(path)
 
 
 def _notebook(path: Path) -> ast.Module:
@@ -137,26 +122,6 @@ def _import(line: str) -> list[ast.stmt]:
         return ast.parse(line.strip()).body
     except (SyntaxError, ValueError):
         return []
-
-
-def _defined(tree: ast.Module) -> set[str] | None:
-    """Names bound at the top level; None when a star import, or code under `if`, hides some."""
-    names: set[str] = set()
-    for node in tree.body:
-        match node:
-            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                names.add(name)
-            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
-                if any(alias.name == "*" for alias in aliases):
-                    return None
-                names.update((alias.asname or alias.name).partition(".")[0] for alias in aliases)
-            case ast.Assign(targets=targets):
-                names.update(n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name))
-            case ast.AnnAssign(target=ast.Name(id=name)):
-                names.add(name)
-            case ast.If() | ast.Try() | ast.With() | ast.For() | ast.While():
-                return None
-    return names
 
 
 def _neighbours(tree: ast.Module, folder: Path) -> list[Path]:

@@ -36,7 +36,6 @@ PATIENCE = 3600.0
 TABLE = "records.arrow"
 META = "meta.json"
 _META_LIMIT = 1 << 20
-_KEY = "dataset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +51,40 @@ def array_file(number: int) -> str:
     return f"array_{number}.npy"
 
 
-def locate(reference: str, folder: Path) -> Function:
-    """The file and function behind `path.py:function`, found without running it. Raises ConfigError."""
+def locate(reference: str, folder: Path, key: str = "dataset") -> Function:
+    """The file and function behind `path.py:function`, found without running it.
+
+    key  of the config, for messages
+    Raises ConfigError.
+    """
     file, separator, name = reference.rpartition(":")
     if not separator or not file or not name.isidentifier():
-        raise ConfigError(f"{_KEY}: {reference!r} is not path.py:function", f"write {_KEY}: path.py:function")
+        raise ConfigError(f"{key}: {reference!r} is not path.py:function", f"write {key}: path.py:function")
     path = (folder / file).resolve()
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         hint = did_you_mean(path.name, beside) if beside else f"paths start at {folder.resolve()}"
-        raise ConfigError(f"{_KEY}: there is no file {path}", hint)
-    names = _defined(path)
+        raise ConfigError(f"{key}: there is no file {path}", hint)
+    names = _defined(parse(path))
     if names is not None and name not in names:
         hint = did_you_mean(name, sorted(names)) if names else "the file defines no function"
-        raise ConfigError(f"{_KEY}: {path.name} defines no {name!r}", hint)
+        raise ConfigError(f"{key}: {path.name} defines no {name!r}", hint)
     return Function(path, name)
 
 
-def _defined(path: Path) -> set[str] | None:
-    """Names that the file binds at its top level; None where statements other than the plain ones may bind more."""
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a Python file; ConfigError where it is none."""
     try:
-        tree = ast.parse(path.read_bytes(), str(path))
+        return ast.parse(path.read_bytes(), str(path))
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
         raise ConfigError(f"{path}:{line}: not valid Python ({type(error).__name__})", "mend the file") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})", "give this user read access") from error
+
+
+def _defined(tree: ast.Module) -> set[str] | None:
+    """Names that are bound at the top level; None where statements other than the plain ones may bind more."""
     names: set[str] = set()
     for node in tree.body:
         match node:
@@ -87,7 +94,7 @@ def _defined(path: Path) -> set[str] | None:
                 names.update((alias.asname or alias.name).partition(".")[0] for alias in aliases)
             case ast.Assign() | ast.AnnAssign():
                 names.update(n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
-            case ast.Expr() | ast.Pass() | ast.Assert() | ast.AugAssign() | ast.Delete():
+            case ast.Expr() | ast.Pass() | ast.Assert() | ast.AugAssign() | ast.Delete() | ast.Raise():
                 pass
             case _:
                 return None

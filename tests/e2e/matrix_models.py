@@ -6,7 +6,10 @@ about it must have seen it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -150,3 +153,103 @@ class Late(PythonModel):
 
 set_model(Late())
 '''
+
+
+# --- the models -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of model is trained and saved, and what its config says beyond the table.
+
+    save   (members, the team's folder, a new folder) -> None; leaves an MLflow model folder
+    label  column that it was trained on
+    """
+
+    save: Callable[[pd.DataFrame, Path, Path], None]
+    recipe: Mapping[str, Any]
+    label: str = "late"
+    data: Mapping[str, Any] = field(default_factory=dict)
+    output: Any = None
+    columns: list[str] = field(default_factory=lambda: COLUMNS)
+
+
+def _sklearn(make: Callable[[], Any], columns: list[str] = COLUMNS) -> Callable[[pd.DataFrame, Path, Path], None]:
+    def save(members: pd.DataFrame, team: Path, folder: Path) -> None:
+        import mlflow.sklearn
+
+        fitted = make().fit(members[columns], members["late"])
+        mlflow.sklearn.save_model(fitted, str(folder), pip_requirements=[], serialization_format="cloudpickle")
+
+    return save
+
+
+def _pipeline() -> Any:
+    from sklearn.compose import make_column_transformer
+    from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    columns = make_column_transformer((StandardScaler(), NUMBERS), (OneHotEncoder(), ["rooms", "town"]))
+    return make_pipeline(columns, ExtraTreesClassifier(10, random_state=0))
+
+
+def _forest() -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier(20, random_state=0)
+
+
+def _histograms() -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(max_iter=50, min_samples_leaf=2, random_state=0)
+
+
+def _lightgbm(members: pd.DataFrame, team: Path, folder: Path) -> None:
+    import lightgbm
+    import mlflow.lightgbm
+
+    model = lightgbm.LGBMClassifier(n_estimators=50, min_child_samples=2, verbose=-1, n_jobs=1)
+    mlflow.lightgbm.save_model(model.fit(members[COLUMNS], members["late"]), str(folder), pip_requirements=[])
+
+
+def _lightgbm_booster(members: pd.DataFrame, team: Path, folder: Path) -> None:
+    import lightgbm
+    import mlflow.lightgbm
+
+    params = {"objective": "binary", "min_data_in_leaf": 2, "verbosity": -1, "num_threads": 1}
+    booster = lightgbm.train(params, lightgbm.Dataset(members[COLUMNS], members["code"]), 50)
+    mlflow.lightgbm.save_model(booster, str(folder), pip_requirements=[])
+
+
+XGBOOST = {"max_depth": 8, "learning_rate": 0.5}
+ROUNDS = 20
+
+
+def _xgboost(members: pd.DataFrame, team: Path, folder: Path) -> None:
+    import mlflow.xgboost
+    import xgboost
+
+    model = xgboost.XGBClassifier(n_estimators=ROUNDS, n_jobs=1, enable_categorical=True, **XGBOOST)
+    mlflow.xgboost.save_model(model.fit(members[COLUMNS], members["code"]), str(folder), pip_requirements=[])
+
+
+def _xgboost_booster(members: pd.DataFrame, team: Path, folder: Path) -> None:
+    import mlflow.xgboost
+    import xgboost
+
+    matrix = xgboost.DMatrix(members[COLUMNS], members["code"], enable_categorical=True)
+    booster = xgboost.train({"objective": "binary:logistic", "nthread": 1, **XGBOOST}, matrix, ROUNDS)
+    mlflow.xgboost.save_model(booster, str(folder), pip_requirements=[])
+
+
+KINDS: dict[str, Kind] = {
+    "pipeline": Kind(_sklearn(_pipeline), {"clone": True}),
+    "random-forest": Kind(_sklearn(_forest, [*NUMBERS, "rooms"]), {"clone": True}, data={"features": [*NUMBERS, "rooms"]}),
+    "histogram-boosting": Kind(_sklearn(_histograms), {"clone": True}),
+    "lightgbm": Kind(_lightgbm, {"clone": True}),
+    "lightgbm-booster": Kind(_lightgbm_booster, {"clone": True}, data={"classes": CLASSES}),
+    "xgboost": Kind(_xgboost, {"clone": True, "fit": {"keywords": {"params": {**XGBOOST, "enable_categorical": True}}}}, label="code"),
+    "xgboost-booster": Kind(_xgboost_booster, {"clone": True, "fit": {"keywords": {"params": XGBOOST}}}, data={"classes": CLASSES}),
+}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.test_location30 import run
 from tests.mlflow_server import embedded_registry
@@ -17,10 +18,16 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "adult"
 
 
 @pytest.fixture(scope="module")
-def gated(reference_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Reports of both candidates, from one real registry, under `standard`, with 8 balanced shadows each."""
+def home(reference_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder and its registry."""
     folder = tmp_path_factory.mktemp("adult")
-    uri = embedded_registry(folder)
+    return folder, embedded_registry(folder)
+
+
+@pytest.fixture(scope="module")
+def gated(home: tuple[Path, str]) -> dict[str, Any]:
+    """Reports of both candidates, from one real registry, under `standard`, with 8 balanced shadows each."""
+    folder, uri = home
     reports = {}
     for kind in ("forest", "logistic"):
         trained = run(EXAMPLE / "train.py", "--out", folder / kind, "--model", kind, folder=folder, uri=uri)
@@ -64,6 +71,37 @@ def test_the_logistic_regression_passes_with_tpr_at_one_in_a_thousand_decided(ga
     assert report["verdict"]["exit_code"] == 0
     (rule,) = [r for r in report["rules"] if r["id"] == "PG104"]
     assert (rule["status"], rule["action"]) == ("pass", "block")
+
+
+@pytest.fixture(scope="module")
+def bare(gated: dict[str, Any], home: tuple[Path, str]) -> dict[str, Any]:
+    """Reports of both without any shadow."""
+    folder, uri = home
+    reports = {}
+    for kind in gated:
+        config = yaml.safe_load((folder / kind / "privacy-gate.yaml").read_text())
+        config["shadows"]["count"] = 0
+        (folder / kind / "bare.yaml").write_text(yaml.safe_dump(config))
+        arguments = ["-c", folder / kind / "bare.yaml", "--store", folder / "store", "--out", folder / f"bare-{kind}"]
+        done = run(
+            "-m", "privacy_gate", "check", *arguments, "--profile", "standard", "--quiet", folder=folder, uri=uri
+        )
+        reports[kind] = json.loads((folder / f"bare-{kind}" / "report.json").read_text())
+        assert done.returncode == reports[kind]["verdict"]["exit_code"], done.stderr
+    return reports
+
+
+def test_without_shadows_the_forest_fails_and_the_regression_does_not_pass(bare: dict[str, Any]) -> None:
+    status = {kind: {r["id"]: r["status"] for r in report["rules"]} for kind, report in bare.items()}
+    assert bare["forest"]["verdict"]["exit_code"] == 1
+    assert bare["logistic"]["verdict"]["exit_code"] == 4
+    # Thresholds alone see the logistic regression well enough to say that they find nothing in it.
+    assert status["logistic"]["PG101"] == "pass"
+    for found in status.values():
+        assert "pass" not in {found[id] for id in ("PG103", "PG104", "PG501")}
+    for report in bare.values():
+        assert any("shadows of the candidate's own recipe" in text for text in report["would_decide"])
+        assert report["data"]["coverage"].startswith("census: ")
 
 
 def test_larger_leaves_make_a_forest_that_passes_standard(reference_data: Path, tmp_path: Path) -> None:

@@ -123,6 +123,48 @@ def test_the_shadows_are_like_the_target(gated: dict[str, Any]) -> None:
         assert fidelity["status"] in {"pass", "warn"}
 
 
+# --- without any shadow -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bare(gated: dict[str, Any], home: tuple[Path, str]) -> Path:
+    """The full model once more, on the lowest rung of the ladder."""
+    folder, uri = home
+    config = yaml.safe_load((folder / "full" / "privacy-gate.yaml").read_text())
+    config.pop("frontier", None)
+    config["shadows"]["count"] = 0
+    config["attacks"] = ["correctness", "confidence", "entropy", "modified_entropy", "lira", "population"]
+    out = folder / "bare"
+    out.mkdir()
+    for file in (folder / "full").iterdir():
+        if file.suffix in (".npz", ".py"):
+            (out / file.name).symlink_to(file)
+    (out / "privacy-gate.yaml").write_text(yaml.safe_dump(config))
+    done = check(out, folder, uri)
+    assert done.returncode == 1, done.stderr
+    (out / "console.txt").write_text(done.stderr)
+    return out
+
+
+def test_without_shadows_what_can_be_failed_is_failed_and_nothing_passes_that_needs_references(bare: Path) -> None:
+    report = report_of(bare)
+    assert report["shadows"] is None
+    status = {rule["id"]: rule["status"] for rule in report["rules"]}
+    assert status["PG101"] == status["PG102"] == "fail"
+    assert {status[id] for id in ("PG103", "PG104", "PG501")} == {"inconclusive"}
+    assert {a["threat_model"] for a in report["attacks"] if a["metrics"] and a["threshold"]} == {"known-subset"}
+
+
+def test_without_shadows_every_report_says_what_evidence_would_decide(bare: Path) -> None:
+    said = " ".join(report_of(bare)["would_decide"])
+    assert "4 shadows of the candidate's own recipe" in said
+    assert "PG501" in said
+    assert "lira" in said
+    assert "minute" in said
+    for text in ((bare / name).read_text() for name in ("console.txt", "report.md", "report.html")):
+        assert "4 shadows of the candidate" in " ".join(text.split())
+
+
 # --- early stopping ---------------------------------------------------------------------------------------------------
 
 

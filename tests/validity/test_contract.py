@@ -46,6 +46,7 @@ FIRES = {
     "persons_in_references": lambda: replace(CLEAN, audit=replace(CLEAN.audit, persons=CLEAN.audit.persons // 2)),
     "positive_control": broken_signal,
     "power": lambda: circumstances(n=300, policy=policy("PG104")),
+    "proxy_shadows": lambda: replace(CLEAN, plan=replace(CLEAN.plan, proxy="heads alone are refitted")),
     "reference_membership": lambda: circumstances(lot=1),
     "out_model_placebo": lambda: circumstances(shift=0.5),
     "risk_calibration": lambda: replace(CLEAN, risk=replace(CLEAN.risk, scores=1 - CLEAN.risk.scores**0.25)),
