@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Ints
-from privacy_gate.errors import DataError
+from privacy_gate.errors import DataError, StorageFailed
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Seal: TypeAlias = "tuple[int, ...]"
 
 LARGE = 1 << 30  # bytes of features from which they stay on disk
 BLOCK = 1 << 26  # bytes of features that are looked at at once
@@ -31,15 +33,17 @@ BLOCK = 1 << 26  # bytes of features that are looked at at once
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """Rows of .npy files in any order, read when they are asked for.
+    """Rows of .npy files in any order, read when they are asked for. StorageFailed where a file was changed since.
 
     files         of one type and one shape per row
+    seals         `seal` of each file when it was first read: what is digested, scored and trained on is one content
     where         [n] number of the file that each row is in
     rows          [n] its row there
     dtype, shape  as of an array
     """
 
     files: tuple[Path, ...]
+    seals: tuple[Seal, ...]
     where: NDArray[np.uint8]
     rows: Ints
     dtype: np.dtype[Any]
@@ -64,14 +68,36 @@ class Stored:
         found = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
         for number in np.unique(where).tolist():
             here = where == number
+            _require_unchanged(self.files[number], self.seals[number])
             # Mapped anew each time: pages that stay mapped would count as this process's memory.
             found[here] = np.load(self.files[number], mmap_mode="r", allow_pickle=False)[wanted[here]]
+            _require_unchanged(self.files[number], self.seals[number])
         return found
 
     def take(self, rows: NDArray[Any]) -> Stored:
         """The rows of an index or mask, still on disk."""
         wanted = self.rows[rows]
-        return Stored(self.files, self.where[rows], wanted, self.dtype, (len(wanted), *self.shape[1:]))
+        return Stored(self.files, self.seals, self.where[rows], wanted, self.dtype, (len(wanted), *self.shape[1:]))
+
+
+def seal(file: Path) -> Seal:
+    """What tells whether a file is still the same: inode, size, and times, of which nobody can set the last one back.
+
+    Raises StorageFailed.
+    """
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise StorageFailed(f"{file}: {error.strerror or error}", "keep the records until the run ends") from error
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _require_unchanged(file: Path, sealed: Seal) -> None:
+    if seal(file) != sealed:
+        raise StorageFailed(
+            f"{file} was changed while it was in use",
+            "let nobody write to the records while the gate reads them, then run again",
+        )
 
 
 Features: TypeAlias = "NDArray[Any] | pd.DataFrame"
@@ -128,10 +154,12 @@ def concat(parts: Sequence[AnyFeatures]) -> AnyFeatures:
 
 
 def _joined(parts: Sequence[Stored]) -> Stored:
+    sealed = dict(pair for part in reversed(parts) for pair in zip(part.files, part.seals, strict=True))
     files = tuple(dict.fromkeys(path for part in parts for path in part.files))
     numbers = [np.array([files.index(path) for path in part.files], dtype=np.uint8)[part.where] for part in parts]
     rows = np.concatenate([part.rows for part in parts])
-    return Stored(files, np.concatenate(numbers), rows, parts[0].dtype, (len(rows), *parts[0].shape[1:]))
+    seals = tuple(sealed[path] for path in files)
+    return Stored(files, seals, np.concatenate(numbers), rows, parts[0].dtype, (len(rows), *parts[0].shape[1:]))
 
 
 def settle(parts: Sequence[Features], work: Path) -> list[AnyFeatures]:
@@ -155,7 +183,7 @@ def _stored(array: NDArray[Any], spare: Path) -> Stored:
         np.save(spare, array, allow_pickle=False)
         file = spare
     rows = np.arange(len(array), dtype=np.int64)
-    return Stored((file.absolute(),), np.zeros(len(array), np.uint8), rows, array.dtype, array.shape)
+    return Stored((file.absolute(),), (seal(file),), np.zeros(len(array), np.uint8), rows, array.dtype, array.shape)
 
 
 def _file_of(array: NDArray[Any]) -> Path | None:
@@ -202,7 +230,8 @@ def save(features: AnyFeatures, stem: Path) -> Path:
         path = stem.with_suffix(".rows")
         with path.open("wb") as stream:
             np.savez(stream, where=features.where, rows=features.rows)
-        stem.with_suffix(".files").write_text(json.dumps([str(file) for file in features.files]))
+        named = [(str(file), *told) for file, told in zip(features.files, features.seals, strict=True)]
+        stem.with_suffix(".files").write_text(json.dumps(named))
         return path
     if isinstance(features, np.ndarray):
         path = stem.with_suffix(".npy")
@@ -244,10 +273,12 @@ def load(path: Path) -> AnyFeatures:
 
 
 def _load_stored(path: Path) -> Stored:
-    files = tuple(Path(file) for file in json.loads(path.with_suffix(".files").read_text()))
+    named = json.loads(path.with_suffix(".files").read_text())
+    files, seals = tuple(Path(file) for file, *_ in named), tuple(tuple(told) for _, *told in named)
     arrays = read_npz(path)
+    _require_unchanged(files[0], seals[0])
     first = np.load(files[0], mmap_mode="r", allow_pickle=False)
-    return Stored(files, arrays["where"], arrays["rows"], first.dtype, (len(arrays["rows"]), *first.shape[1:]))
+    return Stored(files, seals, arrays["where"], arrays["rows"], first.dtype, (len(arrays["rows"]), *first.shape[1:]))
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:

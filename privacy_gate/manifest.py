@@ -125,8 +125,9 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """sha256 over all sets."""
-        return sha256_of_json(dict(self.digests))
+        """sha256 over all sets, and over which part of them was drawn: another sample is another look at the model."""
+        drawn = {str(role): counts for role, counts in self.sampled.items() if counts[0] < counts[1]}
+        return sha256_of_json({**self.digests, **({"sampled": drawn} if drawn else {})})
 
     def role_mask(self, role: Role) -> Bools:
         """[U] rows of one role."""
@@ -284,7 +285,9 @@ _WHOLE = re.compile(r"([+-]?\d{1,4000})(?:\.0*)?")
 
 def _identities(persons: NDArray[Any]) -> NDArray[np.str_]:
     """[n] as text: 7, 7.0, "007" and "7" are one person, whatever wrote and read the columns of two files."""
-    texts = [str(person).strip() for person in persons.tolist()]
+    # A float column writes large numbers as 1e+16.
+    plain = (int(one) if isinstance(one, float) and one.is_integer() else one for one in persons.tolist())
+    texts = [str(person).strip() for person in plain]
     return np.array([str(int(whole[1])) if (whole := _WHOLE.fullmatch(t)) else t for t in texts], dtype=np.str_)
 
 

@@ -171,12 +171,15 @@ def observe(
 
 
 def _without(answers: Answers, hidden: frozenset[str]) -> Answers:
-    """The answers of a candidate that tells labels alone: what takes scores does not fit it, and nobody is to blame."""
+    """The answers of a candidate that tells labels alone: what takes scores is not to be had, and nobody is to blame.
+
+    It fits all the same: there are scores behind the labels, and whoever holds the model's file may find them. A policy
+    that is content with labels says so, by naming the attacks that it requires.
+    """
     return replace(
         answers,
-        absent={**answers.absent, **dict.fromkeys(sorted(hidden), LABELS_ALONE)},
+        absent={**answers.absent, **dict.fromkeys(sorted(hidden - answers.unfit), LABELS_ALONE)},
         failed=answers.failed - hidden,
-        unfit=answers.unfit | hidden,
         probes={name: values for name, values in answers.probes.items() if name not in hidden},
         undefended=None if answers.undefended is None else _without(answers.undefended, hidden),
     )

@@ -44,8 +44,8 @@ from privacy_gate.registry import Registry, open_registry
 from privacy_gate.reports import wording
 from privacy_gate.request import CheckRequest, Config, LoadedModel
 from privacy_gate.sandbox import examine, probe
-from privacy_gate.sandbox.choice import choose, explained, warning
-from privacy_gate.sandbox.declared import agreed, form_of
+from privacy_gate.sandbox.choice import choose, explained, require_unchanged, warning
+from privacy_gate.sandbox.declared import agreed, form_of, in_order
 from privacy_gate.sandbox.outputs import Form
 from privacy_gate.sandbox.runtime import Runtime
 from privacy_gate.shadows import pace
@@ -229,6 +229,7 @@ def prepare(
     classes = manifest.class_order(description.classes, form.classes, scored.outputs.values.shape[1])
     labels = manifest.encode(dataset.raw_labels, classes)
     audit = manifest.audit(dataset, labels, classes)
+    in_order(target, audit)
     parts.add(audit=audit)
     _require_estimand(terms.policy, dataset, config.shadows.count)
     bare = Prepared(
@@ -308,7 +309,8 @@ def _require_reference(defences: Defences, dataset: Dataset) -> None:
 def _require_estimand(policy: Policy, dataset: Dataset, shadows: int) -> None:
     """What the policy asks about must be there before hours are spent."""
     missing = dataset.train_size - dataset.members - dataset.removed.get(DUPLICATES, 0)
-    if policy.estimand is Estimand.CENSUS and missing > 0:
+    drawn, of = dataset.sampled.get(Role.MEMBERS, (0, 0))
+    if policy.estimand is Estimand.CENSUS and (missing > 0 or drawn < of):  # duplicates may hide who was not drawn
         raise NotEvaluable(
             f"the policy asks for a census, but {dataset.members:,} of {dataset.train_size:,} training records are "
             "members here: not all members are audited",
@@ -339,10 +341,12 @@ def probed(request: CheckRequest, terms: Terms, ready: Prepared, work: Path, par
         given["coordinates"] = coordinates(dataset.features, dataset.audited)
     module = ready.candidate.flavor == "pytorch"
     misfits = {name: why for name in names if (why := misfit(PROBES[name], dataset.features, module))}
+    unfit = frozenset(misfits)
     if ready.target.labels_only:
-        misfits |= {name: LABELS_ALONE for name in names if not of_labels(name)}
+        # There are scores behind the labels: what asks for them is missing, and does not look as if it did not apply.
+        misfits |= {name: LABELS_ALONE for name in names if name not in unfit and not of_labels(name)}
     names = tuple(name for name in names if name not in misfits)
-    ready = replace(ready, given=given, probes={}, absent=misfits, failed=frozenset(), unfit=frozenset(misfits))
+    ready = replace(ready, given=given, probes={}, absent=misfits, failed=frozenset(), unfit=unfit)
     if isinstance(dataset.features, Stored):
         # They fit the model, and would find something: that they are missing must not look as if they did not apply.
         return replace(ready, absent={**misfits, **dict.fromkeys(names, _TOO_LARGE)})
@@ -409,6 +413,11 @@ def _loaded(
     """Shadows that somebody else trained: their answers, or the models themselves, which are asked now."""
     config, dataset = config_of(request), ready.dataset
     if isinstance(named, str):
+        if any(drawn < of for drawn, of in dataset.sampled.values()):
+            raise UsageError(
+                "shadows.recipe.load names finished answers in the order of the data; audit: puts records elsewhere",
+                "leave out audit:, or name the models themselves and their members under shadows.recipe.load",
+            )
         path, pool = request.config_dir / named, np.arange(len(ready.labels)) < dataset.audited
         plan, outputs = finished(path, len(ready.labels), len(ready.classes), pool, dataset.train_size)
         return replace(ready, plan=replace(plan, proxy=proxy_of(config)), loaded=tuple(outputs))
@@ -492,6 +501,7 @@ def shadows_of(
 ) -> Shadows:
     """The plan's shadows, from the store or trained now; counts go into the report."""
     config = config_of(request)
+    require_unchanged(task.context.runtime)
     began = time.monotonic()
     made = train(
         plan,

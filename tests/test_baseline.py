@@ -317,7 +317,7 @@ def in_process(request, monkeypatch):
     if "sandboxed" in request.fixturenames:
         return
 
-    def examine(candidate, features, workdir, *, form, logs=None):
+    def examine(candidate, features, workdir, *, form, logs=None, runtime=None):
         import mlflow.sklearn
 
         model = mlflow.sklearn.load_model(str(candidate.snapshot))

@@ -196,7 +196,6 @@ shadows:
 """
     found = findings(tmp_path, text, Config)
     assert found == [
-        "p.yaml:4:3: error[missing]: data.nonmembers.path: Field required",
         (
             "p.yaml:4:16: error[extra_forbidden]: data.nonmembers.pth: "
             "Extra inputs are not permitted (did you mean 'path'?)"
@@ -204,7 +203,7 @@ shadows:
         "p.yaml:6:3: error[extra_forbidden]: shadows.coutn: Extra inputs are not permitted (did you mean 'count'?)",
         (
             "p.yaml:7:11: error[value_error]: shadows.recipe: "
-            "choose one of clone, model, python, load; got clone and python"
+            "choose one of clone, model, python, command, head, load; got clone and python"
         ),
     ]
     text = "apiVersion: privacy-gate/v2\ndata: {members: a, nonmembers: b}\nshadows: {timeout: soon}\n"
@@ -216,7 +215,7 @@ shadows:
 def test_keys_of_finds_the_keys_at_any_depth():
     assert "apiVersion" in keys_of(Config, ())
     assert "api_version" not in keys_of(Config, ())
-    assert keys_of(Config, ("data", "population")) == ["path", "sha256"]
+    assert keys_of(Config, ("data", "population")) == ["dataset", "format", "path", "sha256"]
     assert keys_of(File, ("by_name", "anything")) == ["action", "id", "max"]
     assert keys_of(File, ("rules", 3)) == ["action", "id", "max"]
     assert keys_of(File, ("date",)) == []

@@ -257,7 +257,9 @@ def setup(tmp_path, records, monkeypatch):
         first = np.asarray(features["x"])
         values = np.stack([first, -first], axis=1)
         return (
-            Description(model.flavor, "classifier", ("odd", "even") if model.uri.endswith("strange") else (1, 0), recipe),
+            Description(
+                model.flavor, "classifier", ("odd", "even") if model.uri.endswith("strange") else (1, 0), recipe
+            ),
             Scored(Outputs(values, "logits"), True, 0.0, work / "log"),
         )
 

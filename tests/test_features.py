@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy_gate import features as tables
-from privacy_gate.errors import DataError
+from privacy_gate.errors import DataError, StorageFailed
 from privacy_gate.features import Stored, batch_rows, blocks, concat, digest, in_memory, row_hashes, settle, take
 
 RNG = np.random.default_rng(0)
@@ -121,6 +123,37 @@ def test_a_part_of_a_file_is_not_taken_for_the_whole(small: None, tmp_path: Path
     part = mapped(A, tmp_path / "a.npy")[10:]
     (stored,) = settle([part], tmp_path)
     np.testing.assert_array_equal(stored[:], A[10:])
+
+
+def overwrite(path: Path) -> None:
+    """Other numbers in the same file, of the same time."""
+    before = path.stat()
+    np.lib.format.open_memmap(path, mode="r+")[...] += 1
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        overwrite,
+        lambda path: os.truncate(path, path.stat().st_size - 100),
+        lambda path: (path.rename(path.with_name("old")), np.save(path, A)),
+        Path.unlink,
+    ],
+)
+def test_a_file_that_changes_under_the_gate_is_an_error_in_every_process(
+    both: Stored, tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    handed_over = tables.load(tables.save(both, tmp_path / "features"))
+    change(tmp_path / "a.npy")
+    with pytest.raises(StorageFailed, match=r"a\.npy"):
+        tables.load(tmp_path / "features.rows")
+    for features in (both, both.take(np.arange(50)), concat([both, both]), handed_over):
+        with pytest.raises(StorageFailed, match=r"a\.npy"):
+            in_memory(features)
+    with pytest.raises(StorageFailed):
+        digest(both)
+    np.testing.assert_array_equal(both[len(A) :], B)  # the other file is what it was
 
 
 def test_some_on_disk_and_some_not_do_not_mix(both: Stored) -> None:

@@ -54,7 +54,7 @@ def test_only_signals_of_labels_are_left():
     }
 
 
-def test_attacks_on_scores_do_not_fit_and_attacks_on_labels_run(leaking):
+def test_attacks_on_scores_are_missed_and_attacks_on_labels_run(leaking):
     evaluation, _, _ = leaking
     outcomes = evaluation.evidence.attacks
     assert {o.id for o in outcomes if isinstance(o, AttackResult)} == ON_LABELS
@@ -62,7 +62,7 @@ def test_attacks_on_scores_do_not_fit_and_attacks_on_labels_run(leaking):
     assert {o.id for o in others} == set(SUITE) - ON_LABELS - {"augmentation"}
     for outcome in others:
         assert isinstance(outcome, AttackSkipped), outcome
-        assert not outcome.applies
+        assert outcome.applies  # there are scores behind the labels
         assert LABELS_ALONE in outcome.reason
 
 
@@ -118,6 +118,47 @@ def test_a_model_that_gives_nothing_away_does_not_pass_a_policy_that_wants_score
         rules = {rule.id: rule.status for rule in verdict.rules}
         assert rules["PG501"] is rules["PG103"] is rules["PG201"] is RuleStatus.INCONCLUSIVE
         assert findings_of(evaluation)["out_model_placebo"].value == pytest.approx(0.5, abs=0.05)
+
+
+OWN = """\
+apiVersion: privacy-gate/v1
+name: own
+release_context: internal
+alpha: {pass: 0.05, fail: 0.05}
+valid_days: 30
+data_sensitivity: ordinary
+rules:
+  PG101: {max: 0.60, action: block, severity: high}
+"""
+
+
+def test_a_model_that_hides_its_scores_buys_no_pass(tmp_path):
+    """Right for the same share on either side, sure of its members alone: labels show nothing, scores all."""
+    rng = np.random.default_rng(0)
+    n, classes = 4000, 2
+    labels, member = rng.integers(0, classes, size=n), np.arange(n) < n // 2
+    sure = np.where(member, 0.99, 0.7) + rng.uniform(-0.005, 0.005, size=n)
+    chosen = np.where(rng.random(n) < 0.9, labels, 1 - labels)
+    scores = Outputs(np.where(np.eye(classes)[chosen] > 0, sure[:, None], 1 - sure[:, None]), "probabilities")
+    _, world = label_only_world(members=20, nonmembers=20, shadows=0)
+    audit = replace(world, member=member, labels=labels, persons=np.arange(n), classes=("no", "yes"))
+    path = tmp_path / "own.yaml"
+
+    def status(target: Outputs, policy: str) -> VerdictStatus:
+        path.write_text(policy)
+        in_force = resolve(path)
+        evaluation = evaluate(
+            observe(Answers(target), audit, suite("fast")), audit, suite("fast"), 0, candidates=n, policy=in_force
+        )
+        return judge(in_force, evaluation.evidence).status
+
+    hidden = decisions(np.eye(classes)[chosen])
+    # No shadows here: one threat model of each attack is all there is.
+    content = OWN + "  PG501: {threat_models: any, action: block, severity: high}\n"
+    assert status(scores, content) is VerdictStatus.FAIL
+    assert status(hidden, content) is VerdictStatus.INCONCLUSIVE
+    named = OWN + "  PG501: {attacks: [correctness], action: block, severity: high}\n"
+    assert status(hidden, named) in (VerdictStatus.PASS, VerdictStatus.PASS_WITH_WARNINGS)
 
 
 def findings_of(evaluation):

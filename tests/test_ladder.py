@@ -123,8 +123,8 @@ def test_proxies_fail_and_never_pass():
 
 
 def test_labels_alone_leave_the_attacks_on_labels():
-    scores = {name: "labels alone" for id in suite("full") for name in ATTACKS[id].requires if name not in PROBES.names()}
-    scores = {name: why for name, why in scores.items() if name != "correctness"} | {"logit_confidence": "labels alone"}
+    asked = {"logit_confidence", *(name for id in suite("full") for name in ATTACKS[id].requires)}
+    scores = dict.fromkeys(asked - {"correctness", *PROBES.names()}, "labels alone")
     rung = by_id(absent={**TABULAR, **scores})["16"]
     assert "correctness" in rung.runs
     assert not REFERENCE & set(rung.runs)

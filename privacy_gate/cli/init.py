@@ -19,6 +19,8 @@ from privacy_gate.cli import app
 
 if TYPE_CHECKING:
     from privacy_gate.datamodel import Candidate, DatasetHint
+    from privacy_gate.request import ImageTransform
+    from privacy_gate.sandbox.traces import Columns, Logged
 
 CONFIG_FILE = "privacy-gate.yaml"
 POLICY_FILE = "privacy-policy.yaml"
@@ -42,6 +44,7 @@ _FLAVOR_REASONS = {
 _CLONED = frozenset({"sklearn", "lightgbm", "xgboost"})
 _BOOSTED = frozenset({"lightgbm", "xgboost"})  # of which text must be a category
 
+FOLDER_LABEL = "y"  # what the class folder of an image is called
 MOST_READ = 1 << 29  # bytes of records that are read for the sake of a draft
 MOST_LEVELS = 50
 MOST_CLASSES = 20
@@ -108,6 +111,8 @@ class Known:
     types    column -> what it holds; empty of arrays, and where the records were not read
     classes  label values, sorted; () if they are not known, or too many for classes
     booster  whether the model is a raw Booster, which names no classes
+    named    columns that the model was trained with, by its own file; () if that does not say
+    images   how the image files of a folder look; None: the members are no image files
     """
 
     candidate: Candidate | None = None
@@ -115,12 +120,14 @@ class Known:
     types: Mapping[str, Seen] = field(default_factory=dict)
     classes: tuple[Any, ...] = ()
     booster: bool = False
+    named: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    images: ImageTransform | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the model's inputs by its signature; () if it has none."""
-        return tuple(name for name, _ in self.candidate.inputs) if self.candidate else ()
+        """Names of the model's inputs, by its signature, or by its own file; () if neither tells."""
+        return (tuple(name for name, _ in self.candidate.inputs) if self.candidate else ()) or self.named
 
 
 @app.command()
@@ -238,21 +245,31 @@ def _detected_ci(root: Path) -> str:
 
 def look(wishes: Wishes) -> Known:
     """Look at the model and at the member file. Errors: those of the registry (exit 2 or 3)."""
-    candidate, booster = _candidate(wishes)
-    columns, frame, notes = _records(wishes.members)
+    candidate, booster, trained = _candidate(wishes)
+    images, folders, columns = _images(wishes.members)
+    columns, frame, notes = (columns, None, ()) if images else _records(wishes.members)
     for name, path in (("members", wishes.members), ("nonmembers", wishes.nonmembers)):
         if path and not _remote(path) and not Path(_FUNCTION.sub(r"\1", path)).exists():
             notes += (f"{name}: {path} is not there yet",)
     types = {} if frame is None else {name: _seen(frame[name]) for name in columns}
-    known = Known(candidate, columns, types, (), booster, notes)
+    # LightGBM writes spaces as underscores.
+    own = {name.replace(" ", "_"): name for name in columns}
+    named = tuple(own[name] for name in trained.names) if set(trained.names) <= own.keys() else ()
+    for name in named:
+        if (levels := trained.levels.get(name.replace(" ", "_"))) is not None and name in types:
+            listed, why = _listed(frame[name], levels)
+            types[name] = Seen("category", types[name].gaps, levels=listed, why=why)
+    known = Known(candidate, columns, types, folders, booster, named, notes, images)
     label = _meaning(wishes, known)["label"]
     return known if frame is None or label not in columns else replace(known, classes=_classes(frame[label]))
 
 
-def _candidate(wishes: Wishes) -> tuple[Candidate | None, bool]:
-    """The model, and whether it is a raw Booster."""
+def _candidate(wishes: Wishes) -> tuple[Candidate | None, bool, Columns]:
+    """The model, whether it is a raw Booster, and the columns in its own file."""
+    from privacy_gate.sandbox.traces import Columns, lightgbm_columns
+
     if wishes.model is None:
-        return None, False
+        return None, False, Columns()
     import tempfile
 
     from privacy_gate.registry import open_registry
@@ -261,7 +278,10 @@ def _candidate(wishes: Wishes) -> tuple[Candidate | None, bool]:
     with tempfile.TemporaryDirectory(prefix="privacy-gate-") as work:
         candidate = open_registry(wishes.tracking_uri, None, wishes.model).resolve(wishes.model, Path(work))
         settings = flavors(read_mlmodel(candidate.snapshot)).get(candidate.flavor, {})
-        return candidate, str(settings.get("model_class", "")).endswith(".Booster")
+        booster = str(settings.get("model_class", "")).endswith(".Booster")
+        file = candidate.snapshot / Path(str(settings.get("data", ""))).name
+        plain = booster and candidate.flavor == "lightgbm"
+        return candidate, booster, lightgbm_columns(file) if plain else Columns()
 
 
 def _remote(path: str) -> bool:
@@ -298,6 +318,23 @@ def _records(members: str | None) -> tuple[tuple[str, ...], Any, tuple[str, ...]
     except (GateError, OSError, ValueError, StopIteration, zipfile.BadZipFile) as error:
         said = error.what if isinstance(error, GateError) else str(error)
         return (), None, (f"members: the columns of {members} could not be read: {said}",)
+
+
+def _images(members: str | None) -> tuple[ImageTransform | None, tuple[str, ...], tuple[str, ...]]:
+    """How the image files of a folder look, its class folders, the columns beside them; None: it is no such folder."""
+    from privacy_gate.errors import GateError
+    from privacy_gate.sources import CATALOG
+    from privacy_gate.sources.images import looked
+
+    if members is None or _remote(members) or not Path(members).is_dir():
+        return None, (), ()
+    if [reader.id for reader in CATALOG if reader.accepts(Path(members))] != ["images"]:
+        return None, (), ()
+    try:
+        transform, folders, columns = looked(Path(members))
+    except (GateError, OSError, ValueError):
+        return None, (), ()  # whoever reads the records will say why
+    return transform, folders if len(folders) <= MOST_CLASSES else (), columns
 
 
 def _header(path: Path) -> tuple[str, ...]:
@@ -383,6 +420,8 @@ def draft(wishes: Wishes, known: Known) -> dict[Path, str]:
         boosted=known.candidate is not None and known.candidate.flavor in _BOOSTED,
         unnamed=known.booster or (known.candidate is not None and known.candidate.flavor == "pyfunc"),
         classes=list(known.classes or (0, 1)),
+        images=known.images,
+        class_folders=list(known.classes) if known.images and meaning["label"] == FOLDER_LABEL else [],
         recipe=recipe,
         recipe_file=RECIPE_FILE,
         **about_recipe,
@@ -423,13 +462,14 @@ def _beside(path: str, folder: Path) -> str:
 def _schema(known: Known, meaning: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(column, its type in YAML, remark) of the model's inputs in its order; [] where they are not known.
 
-    By the signature and the file. Without a signature by the file alone, if its label is known: the rest are features.
+    By the signature (or the model's own file) and the file of members. With neither by the file of members alone, if
+    its label is known: the rest are features.
     """
     candidate = known.candidate
     if candidate is None or not (candidate.inputs or (known.types and meaning["label"])):
         return []
-    no_feature = {meaning["label"]} if candidate.inputs else {meaning["label"], meaning["person"], *meaning["drop"]}
-    asked = dict(candidate.inputs) or dict.fromkeys(known.columns, "")
+    no_feature = {meaning["label"]} if known.inputs else {meaning["label"], meaning["person"], *meaning["drop"]}
+    asked = dict(candidate.inputs) or dict.fromkeys(known.named or known.columns, "")
     drafted = []
     for name, signed in asked.items():
         if name not in no_feature:
@@ -491,7 +531,8 @@ def _meaning(wishes: Wishes, known: Known) -> dict[str, Any]:
     others = [c for c in known.columns if c not in known.inputs] if known.inputs else []
     person, person_reason = wishes.person, "everything that splits, splits by person"
     if person is None:
-        outside = [c for c in others if c in person_like]
+        # Without the model's inputs nobody knows; a number of persons is hardly ever one of them.
+        outside = [c for c in (others if known.inputs else known.columns) if c in person_like]
         if len(outside) == 1:
             person, person_reason = outside[0], "by its name; everything that splits, splits by person. TODO: right?"
     left = [c for c in others if c not in (wishes.label, person)]
@@ -501,6 +542,8 @@ def _meaning(wishes: Wishes, known: Known) -> dict[str, Any]:
         label, label_reason = left[0], "the one column that is no input of the model"
     elif label is None and len(named) == 1:
         label, label_reason = named[0], "by its name. TODO: right?"
+    elif label is None and known.images is not None:
+        label, label_reason = FOLDER_LABEL, "the name of the folder that an image is in"
     return {
         "label": label,
         "label_reason": label_reason,
@@ -514,7 +557,7 @@ def _meaning(wishes: Wishes, known: Known) -> dict[str, Any]:
 def _recipe(candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
     """clone, model or python, and what the template wants to know about it."""
     if candidate is None or candidate.flavor in _CLONED:
-        return "clone", {}
+        return "clone", {"logged": _logged_settings(candidate)}
     reason = {"flavor_reason": _FLAVOR_REASONS[candidate.flavor]}
     if candidate.flavor != "pytorch":
         return "python", reason
@@ -522,6 +565,15 @@ def _recipe(candidate: Candidate | None) -> tuple[str, dict[str, Any]]:
     training = [(key, found.get(key, default), key in found) for key, default in _TORCH_DRAFT.items()]
     training += [(key, value, True) for key, value in found.items() if key not in _TORCH_DRAFT]
     return "model", {**reason, "training": training, "training_found": bool(found)}
+
+
+def _logged_settings(candidate: Candidate | None) -> Logged | None:
+    """What XGBoost's file has lost, by the log of the run that trained it; None where it has not, or logged none."""
+    from privacy_gate.sandbox.traces import xgboost_settings
+
+    if candidate is None or candidate.flavor != "xgboost":
+        return None
+    return xgboost_settings(candidate.params)
 
 
 def _logged_training(params: Mapping[str, str]) -> dict[str, Any]:
@@ -580,7 +632,7 @@ def _renderer() -> Callable[..., str]:
         comment_start_string="<#",
         comment_end_string="#>",
     )
-    environment.filters |= {"yaml": as_yaml, "comment": as_comment, "groovy": as_groovy}
+    environment.filters |= {"yaml": as_yaml, "flow": as_flow, "comment": as_comment, "groovy": as_groovy}
 
     def render(name: str, **values: Any) -> str:
         return environment.get_template(name).render(**values)
@@ -597,6 +649,13 @@ def as_yaml(value: Any) -> str:
     if re.fullmatch(r"[\w./:@+-]+", value, re.ASCII) and yaml.safe_load(value) == value:
         return value
     return yaml.safe_dump(value, default_style='"', width=math.inf, allow_unicode=True).rstrip("\n")
+
+
+def as_flow(value: Any) -> str:
+    """A mapping, a list or a scalar in YAML, on one line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{as_yaml(name)}: {as_flow(inner)}' for name, inner in value.items())}}}"
+    return f"[{', '.join(map(as_flow, value))}]" if isinstance(value, list | tuple) else as_yaml(value)
 
 
 def as_comment(value: Any) -> str:

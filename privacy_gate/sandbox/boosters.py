@@ -7,7 +7,7 @@ what it was trained with, only the objective, the number of classes and of round
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from privacy_gate.sandbox.stages import class_of, rounds
@@ -57,6 +57,21 @@ _XGBOOST_PARTS = (
 def is_booster(model: Any) -> bool:
     """Whether it is a Booster as the libraries train them, without the scikit-learn interface."""
     return class_of(model) in ROUNDS
+
+
+def misplaced(model: Any, given: Sequence[str]) -> tuple[int, str] | None:
+    """The first place where a LightGBM model was trained with another of the given columns, and its name for that one.
+
+    LightGBM itself takes columns by place and says nothing. None where all are in place, and where its names are others
+    altogether: then places are all that there is. Spaces are underscores in its names.
+    """
+    booster = model if class_of(model) == LIGHTGBM else getattr(model, "booster_", None)
+    if booster is None or class_of(booster) != LIGHTGBM:
+        return None
+    told, names = booster.feature_name(), [name.replace(" ", "_") for name in given]
+    if sorted(told) != sorted(names):
+        return None
+    return next(((i, own) for i, (own, name) in enumerate(zip(told, names, strict=True)) if own != name), None)
 
 
 def loses_settings(flavor: str) -> bool:

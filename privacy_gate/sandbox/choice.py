@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from privacy_gate.datamodel import Candidate
-from privacy_gate.errors import ModelOutputUnusable, WorkerDied
+from privacy_gate.errors import EvaluationFailed, ModelOutputUnusable, WorkerDied
 from privacy_gate.sandbox import interpreters, logged, virtual
 from privacy_gate.sandbox.runtime import Runtime
 
@@ -44,8 +44,18 @@ def choose(
     versions = {} if python is None else interpreters.versions(python, candidate.flavor)
     made = logged.made_with(candidate.snapshot)
     differs = logged.differences(made, versions or _own(made), candidate.flavor, logged.pickled(candidate.snapshot))
-    found = Runtime(python, device, versions, differs=differs)
+    built = virtual.content(python) if python is not None and environment == MODEL else ""
+    found = Runtime(python, device, versions, differs=differs, content=built)
     return found if device == "cpu" else replace(found, gpu=interpreters.gpu(found))
+
+
+def require_unchanged(runtime: Runtime) -> None:
+    """Raises EvaluationFailed where a built environment is no longer what it was: its model may have written to it."""
+    if runtime.python is not None and runtime.content and virtual.content(runtime.python) != runtime.content:
+        raise EvaluationFailed(
+            "environment: model: the environment was changed while the model was loaded and scored",
+            "it is built anew in the next run; a model that changes it again is not to be trusted",
+        )
 
 
 def _own(names: Iterable[str]) -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_gate.datamodel import Audit, Ints, Outputs
 from privacy_gate.errors import ConfigError
 from privacy_gate.request import Output
 from privacy_gate.sandbox.outputs import Form, plain
@@ -15,6 +17,7 @@ from privacy_gate.sandbox.untrusted import clean
 
 MOST_CLASSES = 4096  # distinct labels; more are no classes, and need not travel
 _SHOWN = 10
+_SURE = 5.0  # standard deviations from which two classes are told to be swapped
 
 
 def form_of(output: Output, data_classes: Sequence[Any] | None, raw_labels: NDArray[Any]) -> Form:
@@ -65,6 +68,40 @@ def agreed(output: Output, data_classes: Sequence[Any] | None, of_model: tuple[A
         if same
         else "the labels in the data must be the values that the model was trained on",
     )
+
+
+def in_order(answers: Outputs, audit: Audit) -> None:
+    """Raises ConfigError where two columns are plainly read as each other's class.
+
+    Attacks that look at the true class would then look at the wrong one, and find that members stand out for nothing.
+    Whatever a model has learned, it takes a record for a class no less often if it is of that class than if it is of
+    another one. Asked of members, where nobody is worse than guessing, class against class; by 5 standard deviations at
+    their largest, so that chance has no part in it.
+    """
+    count, labels, persons = len(audit.classes), audit.labels[audit.member], audit.persons[audit.member]
+    top = answers.values[: len(audit.member)][audit.member].argmax(axis=1)
+    taken = np.bincount(labels * count + top, minlength=count * count).reshape(count, count)
+    rates = taken / np.maximum(taken.sum(axis=1, keepdims=True), 1)
+    # A mean of numbers between -1 and 1 has variance 1 over the number of its independent parts at most (Kish).
+    variances = np.array([_variance(persons[labels == k]) for k in range(count)])
+    told = np.add.outer(rates.diagonal(), rates.diagonal()) - rates - rates.T
+    surely = told + _SURE * np.sqrt(np.add.outer(variances, variances))
+    np.fill_diagonal(surely, 0.0)
+    one, other = np.unravel_index(int(surely.argmin()), surely.shape)
+    if surely[one, other] < 0:
+        names = [clean(audit.classes[k], 40) for k in (one, other)]
+        right, wrong = rates[one, one] + rates[other, other], rates[one, other] + rates[other, one]
+        raise ConfigError(
+            f"the model takes members of the classes {names[0]} and {names[1]} for each other ({50 * wrong:.0f} %) "
+            f"more often than for what they are ({50 * right:.0f} %): its columns are read as the wrong classes",
+            "list output.classes in the order of its columns; for a one-column score name the class that it is about "
+            "as output.positive; or look whether the labels in the data are those that it was trained on",
+        )
+
+
+def _variance(persons: Ints) -> float:
+    sizes = np.unique(persons, return_counts=True)[1].astype(np.float64)
+    return float(np.square(sizes).sum() / max(len(persons), 1) ** 2) if len(persons) else math.inf
 
 
 def distinct(raw_labels: NDArray[Any]) -> tuple[Any, ...] | None:

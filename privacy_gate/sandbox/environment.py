@@ -29,6 +29,7 @@ def clean_environment(own: Mapping[str, str], scratch: Path, runtime: Runtime = 
     if runtime.device == "cuda":
         kept |= {k: own[k] for k in _GPU if k in own}
         kept["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # without it cuBLAS may sum in another order each time
+    kept["NUMBA_CACHE_DIR"] = str(scratch)
     return kept | {"HOME": str(scratch), "TMPDIR": str(scratch), "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -37,5 +38,7 @@ def _elsewhere(kept: dict[str, str], python: Path) -> dict[str, str]:
     path = os.pathsep.join([str(python.parent), *([kept["PATH"]] if kept.get("PATH") else [])])
     kept = {**kept, "PATH": path}
     kept.pop("VIRTUAL_ENV", None)
+    # What libraries would write beside their own files: an environment stays as it was built.
+    kept["PYTHONDONTWRITEBYTECODE"] = "1"
     root = python.parent.parent
     return kept | ({"VIRTUAL_ENV": str(root)} if (root / "pyvenv.cfg").is_file() else {})

@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -35,20 +37,47 @@ class Ended:
     errno: int | None = None
 
 
-def run(argv: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> Ended:
-    """Run a program to its end; stdin is empty, stdout and stderr are this process's own.
+def run(
+    argv: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    output: IO[bytes] | None = None,
+    limit: float | None = None,
+) -> Ended:
+    """Run a program to its end; stdin is empty, stdout and stderr are this process's own, or `output`.
 
     folder       the program's working directory
     environment  all of it
+    limit        seconds that it has
     When this returns, or this process is killed, nothing that the program started is left. Raises OSError where not
-    even the guard starts.
+    even the guard starts, subprocess.TimeoutExpired.
     """
+    stderr = None if output is None else subprocess.STDOUT
+    with guarded(argv, folder=folder, environment=environment, stdout=output, stderr=stderr) as (guard, pipe):
+        if limit is not None and not select.select([pipe], [], [], limit)[0]:
+            raise subprocess.TimeoutExpired(argv, limit)
+        return ended(guard, pipe)
+
+
+@contextlib.contextmanager
+def guarded(
+    argv: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    stdout: IO[bytes] | int | None = None,
+    stderr: int | None = None,
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """The guard of a program, which runs until the end of the block at most, and the pipe for `ended`."""
     heard, said = os.pipe()
     with os.fdopen(heard, "rb") as pipe:
         try:
             guard = subprocess.Popen(  # noqa: S603  # our own interpreter and file; what it runs is the caller's choice
                 [sys.executable, "-I", "-S", str(Path(__file__).absolute()), str(said), *argv],
                 stdin=subprocess.PIPE,  # closed when this process ends: the guard's sign to end everything
+                stdout=stdout,
+                stderr=stderr,
                 env=dict(environment),
                 cwd=folder,
                 pass_fds=(said,),
@@ -57,12 +86,18 @@ def run(argv: Sequence[str], *, folder: Path, environment: Mapping[str, str]) ->
         finally:
             os.close(said)
         with guard:  # closes its stdin and waits for it, also when this is interrupted
-            told = pipe.read(64)
+            yield guard, pipe
+
+
+def ended(guard: subprocess.Popen[bytes], pipe: IO[bytes]) -> Ended:
+    """How the program ended; waits for it."""
+    told = pipe.read(64)
     match told.split():
         case [b"ended", code]:
             return Ended(int(code))
         case [b"errno", number]:
             return Ended(None, int(number))
+    guard.wait()
     return Ended(guard.returncode or -signal.SIGKILL)  # somebody killed the guard
 
 

@@ -6,12 +6,10 @@ there may run code when it starts, so its answer is read as if an attacker had w
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import selectors
-import signal
 import stat
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy_gate.errors import UsageError
+from privacy_gate.sandbox import guard
 from privacy_gate.sandbox.environment import clean_environment
 from privacy_gate.sandbox.logged import normal
 from privacy_gate.sandbox.runtime import Runtime
@@ -206,28 +205,15 @@ def ask(
     """The JSON object that a script prints there. Raises UsageError for everything else, and after `limit` seconds."""
     with tempfile.TemporaryDirectory(prefix="privacy-gate-") as scratch:
         environment = clean_environment(os.environ, Path(scratch), runtime or Runtime(python))
-        try:
-            process = subprocess.Popen(  # noqa: S603  # an interpreter that the config names, a script of our own
-                [str(python), "-I", "-B", "-c", script, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-                cwd=scratch,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise UsageError(
-                f"environment: {clean(python)} cannot be run: {error.strerror or error}", _OTHER_WAY
-            ) from error
-        try:
+        argv = [str(python), "-I", "-B", "-c", script, *arguments]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with guard.guarded(argv, folder=Path(scratch), environment=environment, **streams) as (process, pipe):
             content = _printed(process, limit)
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            # The guard holds stdout as long as anything runs: the end of nothing is the end of all.
+            errno = guard.ended(process, pipe).errno if content == b"" else None
+        if errno is not None:
+            why = os.strerror(errno) if errno else "its process could not be prepared"
+            raise UsageError(f"environment: {clean(python)} cannot be run: {why}", _OTHER_WAY)
     if content is None:
         raise UsageError(f"environment: {clean(python)} did not answer within {limit:g} s", _OTHER_WAY)
     try:
@@ -240,7 +226,7 @@ def ask(
 
 
 def _printed(process: subprocess.Popen[bytes], limit: float) -> bytes | None:
-    """All that it prints, at most `_MOST_BYTES`; None when it takes too long."""
+    """All that it prints; None when it takes too long, no JSON when it is more than `_MOST_BYTES`."""
     assert process.stdout is not None
     pipe, end, content = process.stdout.fileno(), time.monotonic() + limit, b""
     os.set_blocking(pipe, False)
@@ -253,7 +239,7 @@ def _printed(process: subprocess.Popen[bytes], limit: float) -> bytes | None:
                 if not (part := os.read(pipe, 1 << 16)):
                     return content
                 content += part
-    return b""
+    return b"too much"
 
 
 def _unreadable(python: Path) -> UsageError:

@@ -216,7 +216,7 @@ def array(path: Path, job: Job) -> NDArray[Any]:
 
 
 _REPORTABLE: Mapping[str, type[GateError]] = {
-    c.__name__: c for c in (DataError, ModelOutputUnusable, NotEvaluable, UnsupportedModel)
+    c.__name__: c for c in (DataError, ModelOutputUnusable, NotEvaluable, StorageFailed, UnsupportedModel)
 }
 
 

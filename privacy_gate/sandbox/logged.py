@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from privacy_gate.errors import UsageError
-from privacy_gate.sandbox.mlmodel import flavors, read_mlmodel
+from privacy_gate.sandbox.mlmodel import flavors, parsed, read_mlmodel
 from privacy_gate.sandbox.untrusted import clean
 
 if TYPE_CHECKING:
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 REQUIREMENTS, PYTHON_ENV, CONDA = "requirements.txt", "python_env.yaml", "conda.yaml"
 _MOST_BYTES = 1 << 20
 _MOST_LINES = 1000
-# What PyYAML lets through of a date, number or tag that is none.
-_YAML_LEAKS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 # Settings of MLflow's flavors -> the distribution whose version they are.
 _SETTINGS = {
@@ -127,15 +123,23 @@ def requirements(snapshot: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+# What pip reads out of a line beside a requirement: escapes and joined lines, variables, options after a space.
+_MORE = re.compile(r"[^ -~]|[\\$]| -")
+
+
 def _requirement(line: str) -> Requirement | None:
-    """What pip would look up in its index; None for everything else."""
-    from packaging.requirements import InvalidRequirement, Requirement
+    """What pip would look up in its index; None for everything else.
+
+    A marker may hold any text, an escaped end of line among it: written anew, that would be a line of its own for pip.
+    """
+    from packaging.requirements import Requirement
 
     try:
         requirement = Requirement(line)
-    except InvalidRequirement:
+        same = Requirement(str(requirement)) == requirement
+    except ValueError:  # InvalidRequirement is one; a text with both kinds of quotes cannot be written, either
         return None
-    return None if requirement.url is not None else requirement
+    return requirement if requirement.url is None and same and not _MORE.search(f"{line}{requirement}") else None
 
 
 def _readable(snapshot: Path) -> Iterator[Requirement]:
@@ -208,8 +212,8 @@ def _listed(value: Any) -> Iterable[Any]:
 def _yaml(path: Path) -> Any:
     text = _text(path)
     try:
-        return None if text is None else yaml.safe_load(text)
-    except (yaml.YAMLError, *_YAML_LEAKS):
+        return None if text is None else parsed(text)
+    except ValueError:
         return None
 
 

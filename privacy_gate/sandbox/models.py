@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Description, Outputs
-from privacy_gate.errors import GateError, ModelOutputUnusable, NotEvaluable, UnsupportedModel
+from privacy_gate.errors import DataError, GateError, ModelOutputUnusable, NotEvaluable, UnsupportedModel
 from privacy_gate.features import AnyFeatures, Features, Stored, batch_rows, blocks, is_frame
 from privacy_gate.sandbox import boosters
 from privacy_gate.sandbox.answers import Columns, Read, more_than_labels, read, unpacked
@@ -315,6 +315,8 @@ def answered(
             lambda block, form: answered(model, block, form, batch_size, device=device, decide=decide), features, form
         )
     own = _own_classes(model)
+    if is_frame(features):
+        _require_its_order(model, list(map(str, features.columns)))
     if is_module(model):
         return read(_forward(model, features, batch_size, device), form, len(features), own, decide=decide)
     scores = "predict_proba" if hasattr(model, "predict_proba") else "decision_function"
@@ -333,6 +335,17 @@ def answered(
     if form.kind != "labels":
         form = form.of("probabilities" if scores == "predict_proba" else "logits")
     return read(answer, form, len(features), own, decide=decide)
+
+
+def _require_its_order(model: Any, columns: list[str]) -> None:
+    """DataError where the model takes columns by their place, and was trained with them in another order."""
+    if (wrong := boosters.misplaced(model, columns)) is not None:
+        place, name = wrong
+        raise DataError(
+            f"the model was trained with its columns in another order: {name!r} is its column {place + 1}, and"
+            f" {columns[place]!r} stands there",
+            "list the features in the model's order under data.schema or data.features",
+        )
 
 
 def _own_classes(model: Any) -> tuple[Any, ...] | None:

@@ -38,6 +38,7 @@ class Runtime:
     versions  distribution, and "python" -> version, as another interpreter told them; {} for the gate's own
     gpu       name of the CUDA device and of what drives it; "" on the CPU
     differs   what the model was logged with, and what it would be loaded with: "torch 2.6.0, here 2.13.0"
+    content   digest of an environment that the gate built; "" of others
     """
 
     python: Path | None = None
@@ -45,6 +46,7 @@ class Runtime:
     versions: Mapping[str, str] = field(default_factory=dict)
     gpu: str = ""
     differs: tuple[str, ...] = ()
+    content: str = ""
 
     def command(self, module: str) -> list[str]:
         """The beginning of a command line that runs a module of the gate, isolated from the caller's settings."""

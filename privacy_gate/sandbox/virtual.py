@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import platform
 import re
 import shutil
-import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from privacy_gate.errors import EvaluationFailed, GateError, StorageFailed, UsageError
+from privacy_gate.sandbox import guard
 from privacy_gate.sandbox.interpreters import OLDEST, ask
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.storage import private_dir, sha256_of_json, write_text
@@ -89,7 +91,9 @@ def environment(
     limit: float = _LIMIT,
     stage: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """The interpreter of the environment with these requirements; built if there is none yet.
+    """The interpreter of the environment with these requirements; built if there is none yet, or if it was changed.
+
+    Models share it: what one of them wrote into it must not reach the next one.
 
     requirements  as `logged.requirements` gives them
     wanted        major and minor version of Python; None: any
@@ -109,12 +113,34 @@ def environment(
     )
     folder = private_dir(private_dir(store) / FOLDER) / key
     with _locked(folder):
-        if not (folder / _SEAL).is_file():
+        if not _whole(folder):
             stage(f"building the environment of the model: {len(requirements)} requirements, Python {version}")
             _build(folder, python, requirements, private_dir(store / "logs"), limit)
         with contextlib.suppress(OSError):  # only tells `prune` what was used last
             os.utime(folder / _SEAL)
     return folder / "bin" / "python"
+
+
+def content(python: Path) -> str:
+    """sha256 over what is in a built environment: names, kinds, sizes and times, which no model can set back."""
+    folder, found = python.parent.parent, []
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            status = path.lstat()
+            about = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+            # The time of a folder is that of what is in it, which is here itself; that of the seal is its last use.
+            found.append([str(path.relative_to(folder)), status.st_mode, *([] if stat.S_ISDIR(status.st_mode) else about)])
+    return sha256_of_json(sorted(one for one in found if one[0] != _SEAL))
+
+
+def _whole(folder: Path) -> bool:
+    """Whether it was finished, and is what it was then."""
+    try:
+        told = json.loads((folder / _SEAL).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.get("content") == content(folder / "bin" / "python")
 
 
 def prune(store: Path, *, older_than: float, dry_run: bool = False) -> list[str]:
@@ -158,7 +184,7 @@ def _build(folder: Path, python: Path, requirements: Sequence[str], logs: Path, 
         pip = ["-m", "pip", "install", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
         pip += ["--no-color", "--progress-bar", "off", "--no-warn-script-location", "--requirement", str(listed)]
         _run([own, "-I", *pip], log, limit, "the model's requirements could not be installed")
-        write_text(folder / _SEAL, "{}\n")
+        write_text(folder / _SEAL, json.dumps({"content": content(folder / "bin" / "python")}))
     except OSError as error:
         raise StorageFailed(f"{folder}: {error.strerror or error}", "choose another store") from error
     except GateError:
@@ -168,27 +194,17 @@ def _build(folder: Path, python: Path, requirements: Sequence[str], logs: Path, 
 
 
 def _run(command: Sequence[str], log: Path, limit: float, failed: str) -> None:
-    """Run one of Python's own tools with the caller's settings of pip; its words go to the log alone."""
+    """Run one of Python's own tools with the caller's settings of pip; its words go to the log alone.
+
+    It ends with this process: the next gate would build anew what a tool that was left behind still writes to.
+    """
     hint = f"what it said is in logs/{log.name} in the store"
-    with log.open("ab") as stream:
-        process = subprocess.Popen(  # noqa: S603  # an interpreter of ours, arguments of our own making
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env=_callers(os.environ),
-            cwd=log.parent,
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            raise EvaluationFailed(f"environment: model: {failed} within {limit:g} s", hint) from None
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    if code == 0:
+    try:
+        with log.open("ab") as stream:
+            ended = guard.run(command, folder=log.parent, environment=_callers(os.environ), output=stream, limit=limit)
+    except subprocess.TimeoutExpired:
+        raise EvaluationFailed(f"environment: model: {failed} within {limit:g} s", hint) from None
+    if ended.code == 0:
         return
     if package := _without_wheel(log):
         raise UsageError(
@@ -196,7 +212,8 @@ def _run(command: Sequence[str], log: Path, limit: float, failed: str) -> None:
             "only wheels are installed, since building a package runs its code: build one with `pip wheel` where pip"
             f" finds it (PIP_FIND_LINKS), or name an interpreter: environment: /path/to/python; {hint}",
         )
-    raise EvaluationFailed(f"environment: model: {failed} (exit code {code})", hint)
+    how = "it does not start" if ended.code is None else f"exit code {ended.code}"
+    raise EvaluationFailed(f"environment: model: {failed} ({how})", hint)
 
 
 def _callers(own: Mapping[str, str]) -> dict[str, str]:

@@ -34,7 +34,8 @@ def balanced(
     count, train_size                       shadows S; records that the target was trained on
     Each person is in with probability q = train_size / (members + non-members), stratified: in floor(qS) or ceil(qS)
     shadows (the ranked noise of Carlini et al. 2022, section IV), at least two in and two out where q and S allow it.
-    Population records only fill up what the audited ones cannot supply. What could not be had is in `notes`.
+    Where q is above one half, population records take the place of audited ones until it is not: a reference attack is
+    as good as the rarer side of a record is known. What could not be had is in `notes`.
     Raises NotEvaluable without audited records.
     """
     _check(count, train_size, len(persons), member, nonmember, population)
@@ -49,7 +50,9 @@ def balanced(
     # Shadows smaller than the target memorise more, larger ones less. So, where size and two in, two out cannot both
     # be had, records are held back when too many are needed, but never added when too few are.
     most_in = count - IN_AND_OUT if count >= 2 * IN_AND_OUT else max(count - 1, 1)
-    audited_size = min(float(train_size), total * (most_in / count if count > 1 else 0.5))
+    spare = population & ~pool & ~np.isin(persons, persons[pool])
+    most = max(total / 2, float(train_size - int(spare.sum())))
+    audited_size = min(float(train_size), total * (most_in / count if count > 1 else 0.5), most)
     q = audited_size / total
     if 0 < count < 2 * IN_AND_OUT:
         notes.append(f"{count} shadows cannot hold each person both in and out of {IN_AND_OUT}; use at least 4")
@@ -64,7 +67,6 @@ def balanced(
     members = people.spread(inside)
 
     wanted = np.full(count, train_size, dtype=np.int64) - members.sum(axis=1)
-    spare = population & ~pool & ~np.isin(persons, persons[pool])
     if (wanted > 0).any() and spare.any():
         members |= _fill(persons, spare, wanted, seed)
     sizes = members.sum(axis=1)

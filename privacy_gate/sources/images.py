@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv as table
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ FILE_NAME = "file_name"
 MOST_PIXELS = 1 << 26
 """Pixels of one image; a small file can claim to be far larger than any memory."""
 
+_LOOKED_AT = 100  # images that a draft is made from
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what Pillow may try; it knows many more
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, OverflowError, struct.error)
@@ -161,6 +163,34 @@ def _require_plain(image: Image, shown: str) -> None:
         raise DataError(
             f"{shown} has pixels of more than 8 bits (mode {image.mode})", "store such data as .npy, or write 8 bits"
         )
+
+
+def looked(path: Path) -> tuple[ImageTransform, tuple[str, ...], tuple[str, ...]]:
+    """(transform that the first images ask for, class folders sorted, other columns of the table): for a draft.
+
+    Mode L where all are gray; a size where all have the same. Only the headers of the images are read. Raises DataError.
+    """
+    from PIL import Image
+
+    files = _files(path)
+    modes, sizes = set[str](), set[tuple[int, int]]()
+    for file in files[:_LOOKED_AT]:
+        try:
+            with Image.open(file, formats=_FORMATS) as image:
+                modes.add(image.mode)
+                sizes.add((image.height, image.width))
+        except (*_BROKEN, Image.DecompressionBombError) as error:
+            shown = file.relative_to(path).as_posix()
+            raise DataError(f"{path}: {shown} is no image that can be read", "repair or remove it") from error
+    columns: list[str] = []
+    if (path / METADATA).is_file():
+        with (path / METADATA).open(encoding="utf-8-sig", newline="") as stream:
+            columns = next(table.reader(stream), [])
+    transform = ImageTransform(
+        mode="L" if modes <= {"1", "L", "LA"} else "RGB", size=sizes.pop() if len(sizes) == 1 else None
+    )
+    folders = sorted({file.relative_to(path).parts[0] for file in files if file.parent != path})
+    return transform, tuple(folders), tuple(name for name in columns if name != FILE_NAME)
 
 
 # --- what is known of each image ------------------------------------------------------------------------------------

@@ -50,6 +50,6 @@ def test_help_has_one_exit_code_per_line(narrow, capsys):
 
 
 @pytest.mark.parametrize("verb", [["check"], ["shadows", "train"]])
-def test_no_option_that_nothing_reads(verb, capsys):
-    assert run([*verb, "models:/x@c", "--device", "cuda"]) == 2
+def test_a_device_that_is_none_is_named(verb, capsys):
+    assert run([*verb, "models:/x@c", "--device", "tpu"]) == 2
     assert "--device" in capsys.readouterr().err

@@ -6,6 +6,8 @@ about it must have seen it.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,12 +246,78 @@ def _xgboost_booster(members: pd.DataFrame, team: Path, folder: Path) -> None:
     mlflow.xgboost.save_model(booster, str(folder), pip_requirements=[])
 
 
+def _pytorch(form: str) -> Callable[[pd.DataFrame, Path, Path], None]:
+    def save(members: pd.DataFrame, team: Path, folder: Path) -> None:
+        import mlflow.pytorch
+        import torch
+
+        nets = team_module(team, "nets")
+        torch.manual_seed(0)
+        net = nets.net()
+        x = torch.as_tensor(members[NUMBERS].to_numpy(np.float32))
+        y = torch.as_tensor(members["code"].to_numpy())
+        optimizer = torch.optim.Adam(net.parameters(), lr=TRAINING["learning_rate"])
+        for _ in range(TRAINING["epochs"]):
+            for rows in torch.randperm(len(x)).split(TRAINING["batch_size"]):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
+                optimizer.step()
+        beside = {"input_example": x[:2].numpy()} if form == "pt2" else {"code_paths": [str(team / "nets.py")]}
+        mlflow.pytorch.save_model(net, str(folder), pip_requirements=[], serialization_format=form, **beside)
+
+    return save
+
+
+def _lightning(members: pd.DataFrame, team: Path, folder: Path) -> None:
+    import mlflow.pytorch
+
+    sys.path.insert(0, str(team))
+    module = team_module(team, "lightning").train(members[NUMBERS], members["late"].to_numpy(), seed=0)
+    code = [str(team / f"{name}.py") for name in ("nets", "lightning")]
+    mlflow.pytorch.save_model(module, str(folder), pip_requirements=[], serialization_format="pickle", code_paths=code)
+
+
+def _pyfunc(form: str) -> Callable[[pd.DataFrame, Path, Path], None]:
+    def save(members: pd.DataFrame, team: Path, folder: Path) -> None:
+        import joblib
+        import mlflow.pyfunc
+
+        joblib.dump(_pipeline().fit(members[COLUMNS], members["late"]), team / "pipeline.joblib")
+        mlflow.pyfunc.save_model(
+            str(folder),
+            python_model=str(team / "late.py"),
+            artifacts={"model": str(team / "pipeline.joblib")},
+            model_config={"form": form},
+            pip_requirements=[],
+        )
+
+    return save
+
+
+def team_module(team: Path, name: str) -> Any:
+    return importlib.import_module(name)
+
+
+TRAINING = {"epochs": 150, "learning_rate": 3e-3, "batch_size": 64}
+
+CLONE = {"clone": True}
+NET = {"model": "nets.py:net", "training": TRAINING}
+OURS = {"python": "pipeline.py:train"}
+ORDER = {"classes": CLASSES}
+
 KINDS: dict[str, Kind] = {
-    "pipeline": Kind(_sklearn(_pipeline), {"clone": True}),
-    "random-forest": Kind(_sklearn(_forest, [*NUMBERS, "rooms"]), {"clone": True}, data={"features": [*NUMBERS, "rooms"]}),
-    "histogram-boosting": Kind(_sklearn(_histograms), {"clone": True}),
-    "lightgbm": Kind(_lightgbm, {"clone": True}),
-    "lightgbm-booster": Kind(_lightgbm_booster, {"clone": True}, data={"classes": CLASSES}),
-    "xgboost": Kind(_xgboost, {"clone": True, "fit": {"keywords": {"params": {**XGBOOST, "enable_categorical": True}}}}, label="code"),
-    "xgboost-booster": Kind(_xgboost_booster, {"clone": True, "fit": {"keywords": {"params": XGBOOST}}}, data={"classes": CLASSES}),
+    "pipeline": Kind(_sklearn(_pipeline), CLONE),
+    "random-forest": Kind(_sklearn(_forest, [*NUMBERS, "rooms"]), CLONE, data={"features": [*NUMBERS, "rooms"]}),
+    "histogram-boosting": Kind(_sklearn(_histograms), CLONE),
+    "lightgbm": Kind(_lightgbm, CLONE),
+    "lightgbm-booster": Kind(_lightgbm_booster, CLONE, data=ORDER),
+    "xgboost": Kind(_xgboost, CLONE | {"fit": {"keywords": {"params": XGBOOST}}}, label="code"),
+    "xgboost-booster": Kind(_xgboost_booster, CLONE | {"fit": {"keywords": {"params": XGBOOST}}}, data=ORDER),
+    "pt2": Kind(_pytorch("pt2"), NET, data=ORDER | {"features": NUMBERS}),
+    "torch-pickle": Kind(_pytorch("pickle"), NET, data=ORDER | {"features": NUMBERS}),
+    "lightning": Kind(_lightning, {"python": "lightning.py:train"}, data=ORDER | {"features": NUMBERS}),
+    "pyfunc-probabilities": Kind(_pyfunc("probabilities"), OURS, data=ORDER),
+    "pyfunc-logits": Kind(_pyfunc("logits"), OURS, data=ORDER, output="logits"),
+    "pyfunc-labels": Kind(_pyfunc("labels"), OURS),
+    "pyfunc-column": Kind(_pyfunc("column"), OURS, output={"positive": "yes"}),
 }

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import xgboost
 
+from privacy_gate.errors import DataError
 from privacy_gate.sandbox import models
 from privacy_gate.sandbox.boosters import is_booster
 from privacy_gate.sandbox.stages import known_class, stages_of
@@ -35,6 +36,21 @@ def saved(booster, tmp_path):
     return (
         lightgbm.Booster(model_file=path) if isinstance(booster, lightgbm.Booster) else xgboost.Booster(model_file=path)
     )
+
+
+@pytest.mark.parametrize("kind", ["booster", "classifier"])
+def test_columns_in_another_order_are_refused(kind):
+    """LightGBM takes columns by place and would answer at random; XGBoost and scikit-learn refuse by themselves."""
+    features = pd.DataFrame({"a b": RNG.normal(size=200), "c": RNG.normal(size=200), "d": RNG.normal(size=200)})
+    model = lightgbm_booster(features=features, min_data_in_leaf=2)
+    if kind == "classifier":
+        model = lightgbm.LGBMClassifier(n_estimators=3, n_jobs=1, verbose=-1).fit(features, Y)
+    assert len(models.query(model, features).values) == 200
+    with pytest.raises(DataError, match="'c' is its column 2, and 'd' stands there") as error:
+        models.query(model, features[["a b", "d", "c"]])
+    assert "data.schema" in error.value.hint
+    renamed = features.set_axis(["x", "y", "z"], axis=1)  # names of which the model knows nothing
+    assert len(models.query(model, renamed).values) == 200
 
 
 def test_two_libraries_have_a_booster():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from privacy_gate.datamodel import Audit, Outputs
 from privacy_gate.errors import ConfigError
 from privacy_gate.request import Output
-from privacy_gate.sandbox.declared import MOST_CLASSES, agreed, distinct, form_of
+from privacy_gate.sandbox.declared import MOST_CLASSES, agreed, distinct, form_of, in_order
 from privacy_gate.sandbox.outputs import Form
 
 RAW = np.array(["yes", "no", "no"])
@@ -68,3 +69,65 @@ def test_distinct_labels():
     assert all(type(value) is int for value in distinct(np.array([3, 1], dtype=np.int8)))  # it travels as JSON
     assert distinct(np.arange(MOST_CLASSES + 1)) is None
     assert distinct(np.array([None, None], dtype=object)) is None
+
+
+# --- columns that are read as another class's -------------------------------------------------------------------------
+
+
+def key(labels, classes, persons=None) -> Audit:
+    """An answer key of as many members as others."""
+    both = np.concatenate([labels, labels])
+    return Audit(
+        member=np.arange(len(both)) < len(labels),
+        labels=both,
+        persons=np.arange(len(both)) if persons is None else np.concatenate([persons, persons + persons.max() + 1]),
+        classes=tuple("abcdefgh"[:classes]),
+    )
+
+
+def answers(top, classes) -> Outputs:
+    """The top class with 0.6, the rest shared; non-members get the same answers."""
+    one = np.full((len(top), classes), 0.4 / (classes - 1))
+    one[np.arange(len(top)), top] = 0.6
+    return Outputs(np.concatenate([one, one]), "probabilities")
+
+
+def said(top, labels, classes, persons=None) -> str:
+    try:
+        in_order(answers(top, classes), key(labels, classes, persons))
+    except ConfigError as error:
+        return error.what
+    return ""
+
+
+def test_a_score_about_the_other_class_is_told():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    right = np.where(rng.random(400) < 0.75, labels, 1 - labels)
+    assert not said(right, labels, 2)
+    assert "classes a and b for each other (7" in said(1 - right, labels, 2)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 4, 3], [1, 2, 0, 3, 4], [4, 3, 2, 1, 0]])
+def test_two_columns_of_many_or_a_turn_of_three_are_told(order):
+    labels = np.arange(1000) % 5
+    assert "for each other" in said(np.array(order)[labels], labels, 5)
+
+
+def test_models_that_have_learned_little_or_nothing_are_none_of_it():
+    """Guesses, constants and models that never name a rare class: 600 worlds, none may be refused."""
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        classes = int(rng.integers(2, 6))
+        labels = rng.choice(classes, 60, p=rng.dirichlet(np.ones(classes)))
+        labels[:classes] = np.arange(classes)
+        assert not said(rng.integers(0, classes, 60), labels, classes)
+        assert not said(np.full(60, int(rng.integers(classes))), labels, classes)
+        assert not said(np.where(labels == 0, 1, labels), labels, classes)
+
+
+def test_the_records_of_one_person_are_one_witness():
+    """Right for nobody: proof if these are 400 people, an accident if they are two."""
+    labels = np.arange(400) % 2
+    assert said(1 - labels, labels, 2)
+    assert not said(1 - labels, labels, 2, persons=labels)

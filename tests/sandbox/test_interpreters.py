@@ -158,6 +158,12 @@ def test_one_that_hangs_is_ended_with_all_that_it_started(tmp_path):
             time.sleep(0.01)
 
 
+def test_what_a_package_starts_does_not_outlive_the_question(tmp_path):
+    path = program(tmp_path, f"#!/bin/sh\nsetsid sleep 300 >/dev/null &\necho $! > {tmp_path}/pid\necho '{{}}'\n")
+    assert interpreters.ask(path, "", (), 30.0) == {}
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+
+
 def test_the_question_is_asked_in_a_clean_environment(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "SECRET")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")

@@ -51,6 +51,13 @@ def test_requirements_are_names_and_versions_written_anew(folder):
         "${INDEX}/numpy",
         "numpy==2.1.0 \\",
         "numpy\x00",
+        # What packaging takes for a marker, and pip, once it is written down, for lines and options of their own.
+        r"""pip; platform_machine != '"\n/tmp/evil\n#'""",
+        r"pip; platform_machine != 'a\n--index-url https://example.org\n#'",
+        r"""pip; platform_machine != '"\x27\n'""",
+        "pip; platform_machine != 'a --config-settings=x'",
+        "pip; platform_machine != '${PIP_INDEX_URL}'",
+        "pip===1\\",
     ],
 )
 def test_a_model_does_not_choose_where_code_comes_from(folder, line):
@@ -143,3 +150,21 @@ HAVE = {"python": "3.11.7", "scikit-learn": "1.9.1", "numpy": "2.4.6", "cloudpic
 )
 def test_differences_that_may_matter_are_told(made, flavor, pickled, expected):
     assert logged.differences(made, HAVE, flavor, pickled) == expected
+
+
+LAUGHS = "\n".join(["x0: &x0 [lol, lol]", *(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 10))])
+
+
+@pytest.mark.parametrize("bomb", [LAUGHS, "x9: &x9 [*x9]"])
+def test_aliases_do_not_fill_the_memory(folder, bomb):
+    (folder / "conda.yaml").write_text(f"{bomb}\ndependencies: [{{pip: [*x9]}}]\n")
+    with pytest.raises(UsageError, match="neither requirements.txt nor pip requirements"):
+        logged.requirements(folder)
+    (folder / "MLmodel").write_text(f"{bomb}\nflavors: {{sklearn: {{serialization_format: *x9}}}}\n")
+    with pytest.raises(UsageError, match="MLmodel file cannot be read"):
+        logged.pickled(folder)
+
+
+def test_an_alias_that_says_something_twice_is_read(folder):
+    (folder / "conda.yaml").write_text("same: &one mlflow==3.17.2\ndependencies: [{pip: [*one, numpy]}]\n")
+    assert logged.requirements(folder) == ("mlflow==3.17.2", "numpy")

@@ -1,5 +1,6 @@
 """`environment: model`: built once from the model's own requirements, by the real venv and pip, from real wheels."""
 
+import json
 import os
 import sys
 import time
@@ -204,6 +205,67 @@ def test_two_gates_build_one_environment(tmp_path):
         order.append("first")
     other.join(30)
     assert order == ["first", "second"]
+
+
+def poison(code):
+    """What a model does that waits for the next one: other code, as long as before and with its time."""
+    status = code.stat()
+    code.write_text("VALUE = 2\n")
+    os.utime(code, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def in_another_place(code):
+    """The same by another file in its place."""
+    poison(code)
+    other = code.with_name("other")
+    code.rename(other)
+    other.rename(code)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        poison,
+        in_another_place,
+        lambda code: code.unlink(),
+        lambda code: code.with_name("sitecustomize.py").write_text("raise SystemExit"),
+        lambda code: code.chmod(0o777),
+        lambda code: (code.parents[2] / "complete.json").write_text("{}"),
+        lambda code: (code.parents[2] / "complete.json").write_text("]"),
+    ],
+)
+def test_what_one_model_changed_does_not_reach_the_next(monkeypatch, tmp_path, change):
+    builds, said = [], []
+
+    def build(folder, *rest):
+        builds.append(folder)
+        packages = folder / "lib" / "packages"
+        packages.mkdir(parents=True, exist_ok=True)
+        (packages / "code.py").write_text("VALUE = 1\n")
+        sealed = {"content": virtual.content(folder / "bin" / "python")}
+        virtual.write_text(folder / "complete.json", json.dumps(sealed))
+
+    monkeypatch.setattr(virtual, "_build", build)
+    python = virtual.environment(["numpy"], None, tmp_path)
+    for _ in range(2):  # pruning looks at its last use
+        assert virtual.environment(["numpy"], None, tmp_path, stage=said.append) == python
+    assert (len(builds), said) == (1, [])
+
+    runtime = Runtime(python, content=virtual.content(python))
+    choice.require_unchanged(runtime)
+    change(python.parents[1] / "lib" / "packages" / "code.py")
+    if virtual.content(python) != runtime.content:  # else it is the seal that was broken
+        with pytest.raises(EvaluationFailed, match="was changed while the model was loaded"):
+            choice.require_unchanged(runtime)
+    assert virtual.environment(["numpy"], None, tmp_path, stage=said.append) == python
+    assert (len(builds), len(said)) == (2, 1)
+
+
+def test_nothing_that_a_tool_starts_is_left(tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    virtual._run(["sh", "-c", f"setsid sleep 300 & echo $! > {tmp_path}/pid"], log, 30.0, "")
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
 def test_a_store_that_cannot_be_written_is_told(tmp_path):

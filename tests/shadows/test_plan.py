@@ -100,15 +100,39 @@ def test_seeds_are_independent_of_the_count():
     assert len(shadow_seeds(7, 0)) == 0
 
 
-def test_population_fills_up_only_what_audited_records_cannot_supply():
+def test_population_fills_up_only_what_half_of_the_audited_records_cannot_supply():
     persons, member, nonmember, spare = world(50, 50, 100)
-    enough = balanced(persons, member, nonmember, spare, 8, 60, 0)
+    enough = balanced(persons, member, nonmember, spare, 8, 50, 0)
     assert not enough.member[:, spare].any()
     filled = balanced(persons, member, nonmember, spare, 8, 120, 0)
     assert (filled.member.sum(axis=1) == 120).all()
     assert filled.notes == ()
     assert ((~filled.member[:, ~spare]).sum(axis=0) >= 2).all()
     assert not filled.pool[spare].any()
+
+
+@pytest.mark.parametrize(("population", "times"), [(1000, 4), (90, 4), (60, 5), (30, 6), (0, 6)])
+def test_spare_records_keep_every_person_out_of_as_many_shadows_as_in(population, times):
+    # 160 of 200 audited records would train each shadow: each of them 6 of 8. The answers of two models that do not
+    # know a record are a weak reference.
+    persons, member, nonmember, spare = world(100, 100, population)
+    plan = balanced(persons, member, nonmember, spare, 8, 160, 0)
+    inside = plan.member[:, ~spare].sum(axis=0)
+    # Of 160 records the population gives what it has, the audited ones the rest: at most 6 of 8 times each.
+    expected = 8 * min(max(100, 160 - population), 150) / 200
+    assert set(inside) <= {int(np.floor(expected)), int(np.ceil(expected))}
+    assert inside.max() <= max(times, np.ceil(expected))
+    if population >= 10:
+        assert (plan.member.sum(axis=1) == 160).all()
+
+
+def test_who_is_a_member_says_nothing_of_which_shadows_a_person_is_in():
+    persons, member, nonmember, spare = world(100, 100, 300)
+    drawn = [balanced(persons, member, nonmember, spare, 8, 160, seed).member for seed in range(40)]
+    share = np.mean(drawn, axis=0)
+    # 40 plans of 8 shadows: the share of a side has sd sqrt(.25 / 32,000) = 0.003 at most; the sides differ by 5 sd of
+    # the difference at most.
+    assert abs(share[:, member].mean() - share[:, nonmember].mean()) < 5 * 0.003 * np.sqrt(2)
 
 
 def test_a_training_set_as_large_as_the_data_leaves_two_out_and_says_so():

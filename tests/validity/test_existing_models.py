@@ -93,7 +93,13 @@ def folds(share, size, accuracy_out=None):
     if accuracy_out is not None:
         shadow_correct = np.where(inside, shadow_correct, rng.random(inside.shape) < accuracy_out)
     plan = replace(
-        CLEAN.plan, kind="loaded", member=inside, pool=member.copy(), by_lot=False, sizes=(size,) * 10, seeds=np.arange(10)
+        CLEAN.plan,
+        kind="loaded",
+        member=inside,
+        pool=member.copy(),
+        by_lot=False,
+        sizes=(size,) * 10,
+        seeds=np.arange(10),
     )
     observations = replace(CLEAN.observations, references={}, reference_member=None)
     return replace(CLEAN, plan=plan, observations=observations, shadow_correct=shadow_correct)
@@ -119,3 +125,18 @@ def test_fold_models_of_too_few_records_take_the_pass():
     assert (found.status, found.invalidates) == ("fail", Invalidates.PASS)
     assert "80 %" in found.reason
     assert "folds" in found.reason
+
+
+def test_models_of_half_and_of_twice_the_records_are_not_of_the_targets_size_on_average():
+    world = folds(0.95, CLEAN.train_size)
+    mixed = (CLEAN.train_size // 2, CLEAN.train_size + CLEAN.train_size // 2) * 5
+    assert run("shadow_fidelity", replace(world, plan=replace(world.plan, sizes=mixed))).status == "fail"
+
+
+def test_ten_folds_are_enough_whatever_the_number_of_records():
+    world = folds(0.9, CLEAN.train_size)
+    for records in (1000, 1001, 1007, 4999):
+        held = [len(part) for part in np.array_split(np.arange(records), 10)]
+        plan = replace(world.plan, sizes=tuple(records - part for part in held))
+        found = run("shadow_fidelity", replace(world, plan=plan, train_size=records))
+        assert "were trained on" not in found.reason
