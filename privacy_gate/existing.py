@@ -34,6 +34,7 @@ from privacy_gate.sandbox import examine
 from privacy_gate.sandbox.outputs import Form
 from privacy_gate.sandbox.runtime import HERE, Runtime
 from privacy_gate.shadows.store import FORMAT, Extra, Store, Trained
+from privacy_gate.shadows.train import _versions
 from privacy_gate.shadows.worker import align
 from privacy_gate.storage import sha256_of_json
 from privacy_gate.validity.reference_membership import LIMIT, effects
@@ -41,6 +42,7 @@ from privacy_gate.validity.reference_membership import LIMIT, effects
 TIMES = 2  # models that a record must be in, and out of, before their answers are references
 FEWEST = 10  # persons in, and out, below which no threshold is fitted
 _ALPHA = 0.05
+_LIBRARIES = ("mlflow", "lightgbm", "xgboost", "xgboost-cpu")  # beside those that all shadows are named by
 _ORDER_STREAM = 6  # keeps this draw apart from every other use of the run's seed
 
 
@@ -384,8 +386,9 @@ def _key(candidate: Candidate, subject: Subject) -> str:
             "data": tables.digest(take(subject.dataset.features, _asked(subject))),
             "form": subject.form.as_json(),
             "classes": [[type(value).__name__, str(value)] for value in subject.classes],
-            "device": subject.runtime.device,
-            "python": None if subject.runtime.python is None else str(subject.runtime.python),
+            # The same file answers otherwise when other libraries load it.
+            "versions": _versions(_LIBRARIES, subject.runtime),
+            **subject.runtime.identity,
         }
     )
 

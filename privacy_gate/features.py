@@ -88,14 +88,15 @@ def seal(file: Path) -> Seal:
     try:
         status = file.stat()
     except OSError as error:
-        raise StorageFailed(f"{file}: {error.strerror or error}", "keep the records until the run ends") from error
+        place = f"{file.parent.name}/{file.name}"
+        raise StorageFailed(f"{place}: {error.strerror or error}", "keep the records until the run ends") from error
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _require_unchanged(file: Path, sealed: Seal) -> None:
     if seal(file) != sealed:
         raise StorageFailed(
-            f"{file} was changed while it was in use",
+            f"{file.parent.name}/{file.name} was changed while it was in use",
             "let nobody write to the records while the gate reads them, then run again",
         )
 

@@ -76,7 +76,7 @@ class Facts:
     cached            how many of these are in the store
     proxy             why those shadows are not of the candidate's kind
     by_lot            whether who trained them was drawn by lot
-    size              records that each of them was trained on; None: as many as the target, as far as is known
+    sizes             records that each of them was trained on; (): as many as the target, as far as is known
     problem           why no shadow can be trained as the config is; "" if one can
     heads_own         whether refitted heads are the candidate's own kind
     """
@@ -101,7 +101,7 @@ class Facts:
     cached: int = 0
     proxy: str = ""
     by_lot: bool = True
-    size: int | None = None
+    sizes: tuple[int, ...] = ()
     problem: str = ""
     heads_own: bool = False
 
@@ -198,8 +198,11 @@ def _findings(kind: Kind, count: int, proxy: str, facts: Facts, chosen: bool) ->
     yield Finding("records", "pass", Invalidates.PASS, None, "taken to be sound")
     if proxy:
         yield Finding("proxy_shadows", "fail", Invalidates.PASS, None, proxy)
-    size = facts.size if chosen else facts.train_size * (count - 1) / count if kind == "folds" else None
-    if size is not None and abs(size / facts.train_size - 1) > facts.policy.validity_limits.get(_SIZE, SIZE):
+    away = [1 / count] if kind == "folds" else []
+    if chosen:
+        away = [abs(size / facts.train_size - 1) for size in facts.sizes]
+    # As in the check: ten folds of a number of records that ten does not divide are ten folds.
+    if away and sum(away) / len(away) > facts.policy.validity_limits.get(_SIZE, SIZE) + 1e-9:
         yield Finding("shadow_fidelity", "fail", Invalidates.PASS, None, _SMALLER)
 
 

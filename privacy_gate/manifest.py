@@ -649,6 +649,14 @@ def encode(raw: NDArray[Any], classes: Sequence[Any]) -> Ints:
     codes = np.array([index.get(_plain(label), -1) for label in raw.tolist()], dtype=np.int64)
     if (codes < 0).any():
         odd = sorted({str(label) for label in raw[codes < 0].tolist()})[:5]
+        if twins := [value for value in classes if str(value) in odd]:
+            kinds = ("text", "numbers") if isinstance(_plain(twins[0]), float) else ("numbers", "text")
+            raise DataError(
+                f"{int((codes < 0).sum())} labels are {kinds[0]} and the classes are {kinds[1]}: {', '.join(odd)} are "
+                "among both",
+                "set data.classes to the labels as the data has them, in the order of the model's columns; text in"
+                ' quotes: classes: ["0", "1"]',
+            )
         raise DataError(
             f"{int((codes < 0).sum())} labels are out of range: {', '.join(odd)} not among the classes "
             f"{', '.join(map(str, list(classes)[:10]))}",

@@ -52,6 +52,8 @@ from privacy_gate.shadows import pace
 from privacy_gate.shadows import plan as plans
 from privacy_gate.shadows.recipes import choose as recipe_of
 from privacy_gate.shadows.recipes import wants_seen
+from privacy_gate.shadows.recipes.clone import unseen
+from privacy_gate.shadows.recipes.command import ready as require_command
 from privacy_gate.shadows.recipes.load import finished
 from privacy_gate.shadows.store import Store
 from privacy_gate.shadows.train import Columns, Shadows, TrainingTask, train, usable_cores
@@ -168,6 +170,9 @@ def prepare(
     )
     if runtime.differs:
         parts.warn(warning(runtime))
+        watch.stage(warning(runtime))  # now: what is loaded next may fail for that reason
+    if config.shadows.count and config.shadows.recipe.command is not None:
+        require_command(config.shadows.recipe, request.config_dir, runtime)  # before minutes of scoring, not after
     stops = () if config.frontier is None else _stops(registry, config.frontier.checkpoints, work)
     tagged = declared(candidate.tags)
     defences = terms.defences or tagged.defences or NOTHING
@@ -221,6 +226,8 @@ def prepare(
         )
     # Sixteen decisions of a model that throws dice have steps of a sixteenth: scores, but to be had from labels.
     labelled = target.kind == "probabilities" and target.resolution * scored.queries >= 1
+    if description.recipe is not None and _clones(config):
+        parts.add(limitations=(*parts.found.get("limitations", ()), *unseen(description.recipe, config.shadows.recipe)))
     if target.labels_only:
         _tell_labels_alone(terms, parts)
     if dataset.twins:
@@ -271,6 +278,12 @@ def _tell_labels_alone(terms: Terms, parts: Known) -> None:
         required=[id for ids in asked for id in ids if _needs_scores(id)],
     )
     parts.add(access=wording.LABELS_ACCESS, limitations=(*parts.found.get("limitations", ()), text))
+
+
+def _clones(config: Config) -> bool:
+    """Whether shadows are clones of the candidate."""
+    recipe = config.shadows.recipe
+    return config.shadows.count > 0 and recipe.load is None and recipe_of(recipe).id == "clone"
 
 
 def _needs_scores(attack: str) -> bool:
@@ -553,7 +566,7 @@ def facts(request: CheckRequest, terms: Terms, ready: Prepared, store: Store, ca
         cached=cached,
         proxy="" if plan is None else plan.proxy,
         by_lot=plan is None or plan.by_lot,
-        size=plan.size if plan is not None and plan.sizes else None,
+        sizes=() if plan is None else plan.sizes,
         problem=problem,
         heads_own=config.shadows.recipe.head is not None and config.shadows.recipe.head.frozen,
     )

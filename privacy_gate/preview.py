@@ -83,8 +83,12 @@ class Preview:
             yield f"         {hint}"
         yield f"attacks  {', '.join(self.attacks)}"
         yield (
-            f"shadows  {self.shadows} of {self.each or self.train_size:,} records each: {self.cached} in the store, "
-            f"{self.shadows - self.cached} to train with {self.jobs} workers"
+            "shadows  none: shadows.count is 0"
+            if not self.shadows
+            else (
+                f"shadows  {self.shadows} of {self.each or self.train_size:,} records each: {self.cached} in the store, "
+                f"{self.shadows - self.cached} to train with {self.jobs} workers"
+            )
         )
         if self.shadows > self.cached:
             yield f"         {_time(self.minutes, self.measured)}"

@@ -380,3 +380,25 @@ def test_the_population_is_not_asked_about(setup, records, tmp_path):
     assert found.outputs[0].values.shape == (90, 2)
     assert not found.plan.pool[80:].any()
     assert not found.plan.member[:, 80:].any()
+
+
+def test_answers_of_other_libraries_are_not_taken_for_those_of_these(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from privacy_gate import existing
+    from privacy_gate.sandbox.outputs import AUTO
+    from privacy_gate.sandbox.runtime import HERE, Runtime
+
+    dataset = SimpleNamespace(features=np.zeros((3, 2)), audited=3, role_mask=lambda role: np.zeros(3, bool))
+    model = SimpleNamespace(digest="0" * 64)
+
+    def key(runtime):
+        return existing._key(model, SimpleNamespace(dataset=dataset, form=AUTO, classes=(0, 1), runtime=runtime))
+
+    python = tmp_path / "python"
+    here, there = key(HERE), key(Runtime(python, versions={"python": "3.12.1", "numpy": "2.0"}))
+    assert key(HERE) == here != there
+    assert key(Runtime(python, versions={"python": "3.12.1", "numpy": "2.1"})) != there  # upgraded in its place
+    real = existing._versions
+    monkeypatch.setattr(existing, "_versions", lambda *asked: {**real(*asked), "scikit-learn": "0.0"})
+    assert key(HERE) != here

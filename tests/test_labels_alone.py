@@ -135,21 +135,20 @@ rules:
 def test_a_model_that_hides_its_scores_buys_no_pass(tmp_path):
     """Right for the same share on either side, sure of its members alone: labels show nothing, scores all."""
     rng = np.random.default_rng(0)
-    n, classes = 4000, 2
+    n, classes = 2000, 2
     labels, member = rng.integers(0, classes, size=n), np.arange(n) < n // 2
     sure = np.where(member, 0.99, 0.7) + rng.uniform(-0.005, 0.005, size=n)
     chosen = np.where(rng.random(n) < 0.9, labels, 1 - labels)
     scores = Outputs(np.where(np.eye(classes)[chosen] > 0, sure[:, None], 1 - sure[:, None]), "probabilities")
     _, world = label_only_world(members=20, nonmembers=20, shadows=0)
     audit = replace(world, member=member, labels=labels, persons=np.arange(n), classes=("no", "yes"))
-    path = tmp_path / "own.yaml"
+    path, attacks = tmp_path / "own.yaml", ["correctness", "confidence"]
 
     def status(target: Outputs, policy: str) -> VerdictStatus:
         path.write_text(policy)
         in_force = resolve(path)
-        evaluation = evaluate(
-            observe(Answers(target), audit, suite("fast")), audit, suite("fast"), 0, candidates=n, policy=in_force
-        )
+        seen = observe(Answers(target), audit, attacks)
+        evaluation = evaluate(seen, audit, attacks, 0, candidates=n, policy=in_force)
         return judge(in_force, evaluation.evidence).status
 
     hidden = decisions(np.eye(classes)[chosen])

@@ -87,8 +87,8 @@ def test_fewer_than_four_shadows_give_no_pass_by_references(count):
 def test_five_folds_are_too_small_to_pass_and_twenty_are_not():
     assert not LADDER["folds"].passes or set(LADDER["folds"].passes) <= {"PG501"}
     assert "PG101" in LADDER["folds"].fails
-    assert "PG101" in by_id(chosen=("folds", 20), by_lot=False, size=1900)["folds"].passes
-    assert "PG101" not in by_id(chosen=("folds", 20), by_lot=False, size=1500)["folds"].passes
+    assert "PG101" in by_id(chosen=("folds", 20), by_lot=False, sizes=(1900,) * 20)["folds"].passes
+    assert "PG101" not in by_id(chosen=("folds", 20), by_lot=False, sizes=(1500,) * 20)["folds"].passes
 
 
 def test_strict_does_not_take_four_shadows():

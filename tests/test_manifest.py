@@ -195,6 +195,14 @@ def test_labels_follow_the_models_class_order() -> None:
         class_order(None, [0, 1, 2], 2)
 
 
+def test_labels_that_are_text_are_no_numbers_and_the_message_says_so() -> None:
+    with pytest.raises(DataError, match="2 labels are text and the classes are numbers: 0, 1 are among both") as caught:
+        encode(np.array(["1", "0"]), range(2))
+    assert 'classes: ["0", "1"]' in caught.value.hint
+    with pytest.raises(DataError, match="3 labels are numbers and the classes are text: 1 are among both"):
+        encode(np.array([1, 1, 1]), ("0", "1"))
+
+
 def test_a_class_without_nonmembers_is_not_evaluable(tmp_path: Path) -> None:
     nonmembers = table(20, 1000)
     nonmembers["y"] = 0

@@ -1,6 +1,6 @@
 """Who earns more than 50,000 dollars a year? A team's training script, which knows nothing of the gate.
 
-    python train.py data [--leaves 255] [--min-rows 2] [--rate 0.05] [--rounds 2000]
+    python train.py data [--leaves 255] [--min-rows 2]
 
 Reads data/train.parquet, stops early on data/validation.parquet, logs to MLflow (MLFLOW_TRACKING_URI says where) and
 registers the model as models:/income@candidate.
@@ -18,7 +18,7 @@ from mlflow.models import infer_signature
 NAME = "income"
 LABEL = "income"
 NO_FEATURES = ["person", LABEL]
-PATIENCE = 50
+SETTINGS = {"n_estimators": 2000, "learning_rate": 0.1, "early_stopping_round": 50}
 
 warnings.filterwarnings("ignore", category=lightgbm.basic.LGBMDeprecationWarning)  # eval_set has a second name since 4.7
 
@@ -34,9 +34,7 @@ def train(folder: Path, settings: dict[str, object]) -> None:
     with mlflow.start_run(run_name=NAME):
         mlflow.log_params(settings)
         model = lightgbm.LGBMClassifier(**settings, random_state=0, verbose=-1)
-        model.fit(
-            features, labels, eval_set=[watched], callbacks=[lightgbm.early_stopping(PATIENCE, verbose=False)]
-        )
+        model.fit(features, labels, eval_set=[watched])
         scores = {"train_accuracy": model.score(features, labels), "validation_accuracy": model.score(*watched)}
         mlflow.log_metrics({**scores, "rounds": model.best_iteration_})
         logged = mlflow.lightgbm.log_model(
@@ -57,15 +55,5 @@ if __name__ == "__main__":
     options.add_argument("folder", type=Path)
     options.add_argument("--leaves", type=int, default=255)
     options.add_argument("--min-rows", type=int, default=2, help="least number of rows in a leaf")
-    options.add_argument("--rate", type=float, default=0.05)
-    options.add_argument("--rounds", type=int, default=2000)
     chosen = options.parse_args()
-    train(
-        chosen.folder,
-        {
-            "n_estimators": chosen.rounds,
-            "learning_rate": chosen.rate,
-            "num_leaves": chosen.leaves,
-            "min_child_samples": chosen.min_rows,
-        },
-    )
+    train(chosen.folder, {**SETTINGS, "num_leaves": chosen.leaves, "min_child_samples": chosen.min_rows})

@@ -179,6 +179,7 @@ def _failed(name: str, error: GateError) -> Examined:
 def _files(config: Config, folder: Path) -> list[Examined]:
     """Whether what the config names is there; what is in it `plan` will tell. Opens no URL, runs nothing."""
     findings = [found for name, source in _sources(config).items() for found in _source(name, source, folder)]
+    findings += [] if any(found.status == "fail" for found in findings) else _images(config, folder)
     for name, path in _paths(config).items():
         if path is not None and not path.startswith("runs:/"):
             findings += _there(name, folder / path, folder=False)
@@ -235,6 +236,23 @@ def _source(name: str, source: Source, folder: Path) -> list[Examined]:
         return findings
     except GateError as error:
         return [_failed(name, error)]
+
+
+def _images(config: Config, folder: Path) -> list[Examined]:
+    """Whether a folder of image files has a transform that fits its channels."""
+    from privacy_gate.sources import choose, images, places, urls
+
+    for name, source in _sources(config).items():
+        path = source.path or ""
+        if not path or urls.is_url(path) or path.startswith("runs:/"):
+            continue
+        place = folder / places.expanded(path)
+        if choose(source, place).id == "images":
+            try:
+                images.declared(config.data, place)
+            except GateError as error:
+                return [_failed(name, error)]
+    return []
 
 
 def _there(name: str, place: Path, *, folder: bool) -> list[Examined]:

@@ -247,7 +247,10 @@ def look(wishes: Wishes) -> Known:
     """Look at the model and at the member file. Errors: those of the registry (exit 2 or 3)."""
     candidate, booster, trained = _candidate(wishes)
     images, folders, columns = _images(wishes.members)
-    columns, frame, notes = (columns, None, ()) if images else _records(wishes.members)
+    frame: Any = None
+    notes: tuple[str, ...] = ()
+    if images is None:
+        columns, frame, notes = _records(wishes.members)
     for name, path in (("members", wishes.members), ("nonmembers", wishes.nonmembers)):
         if path and not _remote(path) and not Path(_FUNCTION.sub(r"\1", path)).exists():
             notes += (f"{name}: {path} is not there yet",)
@@ -255,8 +258,8 @@ def look(wishes: Wishes) -> Known:
     # LightGBM writes spaces as underscores.
     own = {name.replace(" ", "_"): name for name in columns}
     named = tuple(own[name] for name in trained.names) if set(trained.names) <= own.keys() else ()
-    for name in named:
-        if (levels := trained.levels.get(name.replace(" ", "_"))) is not None and name in types:
+    for name in named if frame is not None else ():
+        if (levels := trained.levels.get(name.replace(" ", "_"))) is not None:
             listed, why = _listed(frame[name], levels)
             types[name] = Seen("category", types[name].gaps, levels=listed, why=why)
     known = Known(candidate, columns, types, folders, booster, named, notes, images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -49,5 +50,12 @@ def plan(
     else:
         out = console()
         for line in shown.lines():
-            out.print(clean(line), markup=False, soft_wrap=True)
+            out.print(folded(clean(line), out.width), markup=False, soft_wrap=True)
     return 4 if shown.undecidable else 0
+
+
+def folded(line: str, width: int) -> str:
+    """A line in that many columns, what follows under the text of its first; words are never broken."""
+    return textwrap.fill(
+        line, max(width, 40), subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False
+    )

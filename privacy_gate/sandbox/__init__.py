@@ -10,6 +10,7 @@ words go to a private log. A log of a failure is kept in `logs`, if a folder for
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from privacy_gate.signals import PROBES
 
 __all__ = ["BATCH", "QUERIES", "SAME", "Probed", "Scored", "Staged", "describe", "examine", "probe", "score", "staged"]
 
+MOST_NAME = 1000  # characters of a class's name
 MOST_ROUNDS = 1 << 24  # that a boosted model may claim to have
 
 
@@ -306,10 +308,20 @@ def _described(candidate: Candidate, meta: Mapping[str, Any], job: Job) -> Descr
     return Description(
         flavor=candidate.flavor,
         kind=told["kind"],
-        classes=tuple(_cleaned(c) for c in classes) if isinstance(classes, list) else None,
+        classes=_class_values(classes, job) if isinstance(classes, list) else None,
         recipe=_cleaned(recipe) if isinstance(recipe, dict) else None,
         versions=_cleaned(versions) if isinstance(versions, dict) else {},
     )
+
+
+def _class_values(told: list[Any], job: Job) -> tuple[Any, ...]:
+    """Label values: texts of one line and finite numbers, no two the same. They go into messages and reports."""
+    values = tuple(_cleaned(value) for value in told)
+    alike = [raw.plain(value) for value in values]
+    odd = [one for one in alike if one is None or (isinstance(one, float) and not math.isfinite(one))]
+    if odd or len(set(alike)) < len(alike) or any(len(one) > MOST_NAME for one in alike if isinstance(one, str)):
+        raise ModelOutputUnusable("the model's classes are no plain label values, or two are the same", job.hint)
+    return values
 
 
 def _cleaned(value: Any) -> Any:

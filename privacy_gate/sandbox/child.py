@@ -142,10 +142,10 @@ def _score(model: Any, job: dict[str, Any], out: Path) -> tuple[str, list[Any] |
     import numpy as np
 
     from privacy_gate import features as tables
-    from privacy_gate.sandbox import models
+    from privacy_gate.sandbox import feeding, models
     from privacy_gate.sandbox.outputs import BATCH, QUERIES, SAME, Form, kind_of, sealed, wobble
 
-    features = tables.load(Path(job["features"]))
+    features = feeding.load(job["features"])
     batch = tables.take(features, np.arange(min(tables.batch_rows(features, BATCH), len(features))))
 
     form, device = Form.from_json(job["form"]), job["device"]
@@ -184,11 +184,11 @@ def _probe(model: Any, job: dict[str, Any], out: Path) -> list[dict[str, str]]:
     import numpy as np
 
     from privacy_gate import features as tables
-    from privacy_gate.sandbox import asking, models
+    from privacy_gate.sandbox import asking, feeding, models
     from privacy_gate.sandbox.outputs import Form
 
     form, device = Form.from_json(job["form"]), job["device"]
-    features, labels = tables.in_memory(tables.load(Path(job["features"]))), np.load(job["labels"], allow_pickle=False)
+    features, labels = tables.in_memory(feeding.load(job["features"])), np.load(job["labels"], allow_pickle=False)
     access = asking.Loaded(
         model,
         job["classes"],
@@ -213,9 +213,9 @@ def _stages(model: Any, job: dict[str, Any], out: Path) -> int:
     import numpy as np
 
     from privacy_gate import features as tables
-    from privacy_gate.sandbox import stages
+    from privacy_gate.sandbox import feeding, stages
 
-    features, found = tables.in_memory(tables.load(Path(job["features"]))), stages.stages_of(model)
+    features, found = tables.in_memory(feeding.load(job["features"])), stages.stages_of(model)
     for i, step in enumerate(stages.steps(found.rounds)):
         np.save(out / f"stage_{i}.npy", found.at(step, features), allow_pickle=False)
     return found.rounds

@@ -211,6 +211,11 @@ def told_fit(final: Any) -> dict[str, Any]:
 # --- what cannot be trained anew ------------------------------------------------------------------------------------
 
 
+def searched(model: Any) -> bool:
+    """Whether a model, or a part of it, searches for its settings among its own training records."""
+    return any(class_of(part) in _SEARCHES for part in (model, *model.get_params(deep=True).values()))
+
+
 def not_cloned(model: Any, error: Exception) -> tuple[str, str]:
     """What and mend, for an estimator that does not keep scikit-learn's rules."""
     return f"a {type(model).__name__} cannot be copied unfitted: {type(error).__name__} in sklearn.base.clone", MEND

@@ -32,6 +32,7 @@ from privacy_gate.errors import (
     WorkerDied,
 )
 from privacy_gate.features import AnyFeatures, Stored
+from privacy_gate.sandbox import feeding
 from privacy_gate.sandbox.environment import clean_environment
 from privacy_gate.sandbox.runtime import HERE, Runtime
 from privacy_gate.sandbox.untrusted import clean
@@ -104,20 +105,26 @@ def run(
 
     order  what the child is asked for, beside the model and the features
     """
-    order = {
-        **order,
-        "folder": str(candidate.snapshot.absolute()),
-        "flavor": candidate.flavor,
-        "features": None if features is None else str(_save(features, job.folder / "features").absolute()),
-        "out": str(job.out.absolute()),
-        "parent": os.getpid(),
-        "device": runtime.device,
-    }
-    path = job.folder / "job.json"
-    path.write_text(json.dumps(order))
-    descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as log:
-        code = _spawn(path, _environment(candidate, job.scratch, runtime), job, log, timeout, runtime)
+    with feeding.offered(features) as offer:
+        where = None if features is None or offer else str(_save(features, job.folder / "features").absolute())
+        order = {
+            **order,
+            "folder": str(candidate.snapshot.absolute()),
+            "flavor": candidate.flavor,
+            "features": offer.told if offer else where,
+            "out": str(job.out.absolute()),
+            "parent": os.getpid(),
+            "device": runtime.device,
+        }
+        path = job.folder / "job.json"
+        path.write_text(json.dumps(order))
+        descriptor = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        handles = (offer.handle,) if offer else ()
+        with os.fdopen(descriptor, "wb") as log:
+            environment = _environment(candidate, job.scratch, runtime)
+            code = _spawn(path, environment, job, log, timeout, runtime, handles)
+    if offer:
+        offer.check()
     meta = _meta(job, code)
     if isinstance(error := meta.get("error"), dict):
         raise _reported(error, features, job)
@@ -135,7 +142,15 @@ def _save(features: AnyFeatures, stem: Path) -> Path:
         ) from error
 
 
-def _spawn(path: Path, environment: dict[str, str], job: Job, log: IO[bytes], timeout: float, runtime: Runtime) -> int:
+def _spawn(
+    path: Path,
+    environment: dict[str, str],
+    job: Job,
+    log: IO[bytes],
+    timeout: float,
+    runtime: Runtime,
+    handles: tuple[int, ...] = (),
+) -> int:
     """The child's exit code. On Linux, all that it started is gone when this returns, sessions of their own included.
 
     The child watches over the model's process (see `child`). A model that stops or kills its watcher, which one user's
@@ -148,6 +163,7 @@ def _spawn(path: Path, environment: dict[str, str], job: Job, log: IO[bytes], ti
         stderr=subprocess.STDOUT,
         env=environment,
         cwd=job.scratch,
+        pass_fds=handles,
         start_new_session=True,
     )
     try:

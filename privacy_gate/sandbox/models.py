@@ -22,7 +22,7 @@ from privacy_gate.features import AnyFeatures, Features, Stored, batch_rows, blo
 from privacy_gate.sandbox import boosters
 from privacy_gate.sandbox.answers import Columns, Read, more_than_labels, read, unpacked
 from privacy_gate.sandbox.devices import elsewhere, placed
-from privacy_gate.sandbox.fitted import as_fitted, not_cloned, refused, told_fit
+from privacy_gate.sandbox.fitted import as_fitted, not_cloned, refused, searched, told_fit
 from privacy_gate.sandbox.outputs import AUTO, BATCH, Form, kind_of
 from privacy_gate.sandbox.stages import class_of, last_step
 
@@ -215,6 +215,7 @@ def recipe(model: Any, *, unsaved: bool = False) -> dict[str, Any] | None:
     fit            what `fit` was told beside the records, as far as the model knows; where there is any
     unsaved        the file has lost the settings; where it has
     refused        what is in the way of training it anew, and the mend; where something is
+    searched       whether a search chose the settings, and will not do so again; where that is so
 
     None if `model` is no scikit-learn estimator and no Booster. Seeds, threads and verbosity are left out.
     unsaved  whether the model comes from XGBoost's own format, which keeps no settings
@@ -237,6 +238,7 @@ def recipe(model: Any, *, unsaved: bool = False) -> dict[str, Any] | None:
         "fit": told_fit(final),
         "unsaved": unsaved and class_of(final) == "XGBClassifier",
         "refused": refused(model),
+        "searched": searched(model) and not searched(unfitted),  # else shadows search, too
     }
     return _estimator(unfitted) | {name: value for name, value in beside.items() if value}
 

@@ -130,7 +130,9 @@ def content(python: Path) -> str:
             status = path.lstat()
             about = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
             # The time of a folder is that of what is in it, which is here itself; that of the seal is its last use.
-            found.append([str(path.relative_to(folder)), status.st_mode, *([] if stat.S_ISDIR(status.st_mode) else about)])
+            found.append(
+                [str(path.relative_to(folder)), status.st_mode, *([] if stat.S_ISDIR(status.st_mode) else about)]
+            )
     return sha256_of_json(sorted(one for one in found if one[0] != _SEAL))
 
 

@@ -128,12 +128,22 @@ def fit(estimator: Any, given: Given) -> Any:
     prefix = "" if final is estimator else f"{estimator.steps[-1][0]}__"
     if given.callbacks and class_of(final) == "XGBClassifier":
         final.set_params(callbacks=[*(final.callbacks or []), *given.callbacks])
+    given = _watching_known(given)
     beside = _beside(final, given)
     if given.evaluation is None or not prefix:
         return estimator.fit(
             given.features, given.labels, **{f"{prefix}{key}": value for key, value in beside.items()}, **given.keywords
         )
     return _fit_behind(estimator, prefix, beside, given)
+
+
+def _watching_known(given: Given) -> Given:
+    """The same without records to watch of a class that this shadow has none of: no library takes those."""
+    if given.evaluation is None:
+        return given
+    features, labels = given.evaluation
+    known = np.isin(labels, given.labels)
+    return given if known.all() else replace(given, evaluation=(tables.take(features, known), labels[known]))
 
 
 def _beside(final: Any, given: Given) -> dict[str, Any]:
@@ -160,7 +170,9 @@ def _beside(final: Any, given: Given) -> dict[str, Any]:
                 )
             return beside | dict(zip(("X_val", "y_val"), given.evaluation, strict=True))
         if has_fit_parameter(final, "eval_X"):  # LightGBM's newer words for it
-            return beside | dict(zip(("eval_X", "eval_y"), given.evaluation, strict=True))
+            watched, labels = given.evaluation
+            # Other than those of `eval_set`, it takes these labels as they are: numbers of classes, or nonsense.
+            return beside | {"eval_X": watched, "eval_y": np.searchsorted(np.unique(given.labels), labels)}
         beside["eval_set"] = [given.evaluation]
         if name == "XGBClassifier" and "verbose" not in given.keywords:
             beside["verbose"] = False

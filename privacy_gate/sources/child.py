@@ -6,6 +6,7 @@ the log. A watcher ends all that the function started when it, or the gate, ends
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import sys
@@ -39,8 +40,12 @@ def main(path: str) -> int:
         meta, code = {"error": {"gate": True, "what": error.what, "hint": error.hint}}, 1
     except (Exception, SystemExit) as error:
         traceback.print_exc()  # the only place for its words, which may quote a record
-        meta, code = {"error": {"gate": False, "class": type(error).__qualname__, "where": _own(error, file)}}, 1
-    (out / META).write_text(json.dumps(meta))
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        told = {"gate": False, "class": type(error).__qualname__, "where": _own(error, file), "full": full}
+        meta, code = {"error": told}, 1
+    half = out / f"{META}.half"  # on a full disk there is no answer, not a part of one
+    half.write_text(json.dumps(meta))
+    half.replace(out / META)
     return code
 
 

@@ -205,12 +205,14 @@ def _meta(out: Path, code: int, reference: str, hint: str) -> Mapping[str, Any]:
     return meta
 
 
-def _reported(error: Any, reference: str, hint: str) -> DataError:
+def _reported(error: Any, reference: str, hint: str) -> DataError | StorageFailed:
     """The error that the child told of: the gate's own words, or the kind and place of what the function raised."""
     told = error if isinstance(error, dict) else {}
     if told.get("gate") is True:
         mend = clean(told.get("hint", ""), 300)
         return DataError(f"{reference}: {clean(told.get('what', ''), 500)}", f"{mend}; {hint}" if mend else hint)
+    if told.get("full") is True:  # nobody's mistake in the config or the function
+        return StorageFailed(f"{reference}: there is no space left for its records", f"free some space; {hint}")
     name, where = jobs.dotted(told.get("class")) or "an error", jobs.dotted(told.get("where"))
     return DataError(f"{reference} raised {name}{f' in {where}' if where else ''}", hint)
 

@@ -168,7 +168,7 @@ def _require_plain(image: Image, shown: str) -> None:
 def looked(path: Path) -> tuple[ImageTransform, tuple[str, ...], tuple[str, ...]]:
     """(transform that the first images ask for, class folders sorted, other columns of the table): for a draft.
 
-    Mode L where all are gray; a size where all have the same. Only the headers of the images are read. Raises DataError.
+    Mode L where all are gray; a size where all have the same. Only headers of images are read. Raises DataError.
     """
     from PIL import Image
 

@@ -137,6 +137,7 @@ data:
   nonmembers: https://nowhere.invalid/out.csv?signature=abc
   population: {dataset: "make.py:records"}
   seen: runs:/0123/seen.csv
+  images: {}
 """
     Path("privacy-gate.yaml").write_text(sources)
     code, found = examined(capsys)
@@ -145,6 +146,10 @@ data:
     assert found["data.population"]["detail"] == "make.py:records, run when used"
     assert not Path("ran").exists()
     assert "data" in found
+    Path("privacy-gate.yaml").write_text(sources.replace("  images: {}\n", ""))
+    code, found = examined(capsys)
+    assert (code, found["data.members"]["status"]) == (2, "fail")
+    assert "data.images does not say" in found["data.members"]["detail"]
 
 
 @pytest.mark.parametrize(

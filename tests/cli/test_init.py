@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from privacy_gate.cli import init as verb
 from privacy_gate.cli import run
@@ -165,8 +166,11 @@ def test_nothing_is_guessed_where_names_do_not_tell(here):
     assert run(["init", "--members", "in.csv"]) == 0
     text = Path("privacy-gate.yaml").read_text()
     assert "label: y  # TODO" in text
-    assert config().data.person is None  # without a signature it may be a feature: suggested, not set
-    assert "# person: customer_id" in text
+    # Nobody knows the features either: what looks like the number of a person is one, until somebody says otherwise.
+    assert (config().data.person, "person: customer_id  # by its name" in text) == ("customer_id", True)
+    records(here / "in.csv", "age", "label", "target", "customer_id", "patient")
+    assert run(["init", "--members", "in.csv", "--force"]) == 0
+    assert config().data.person is None
 
 
 def test_files_and_folders_tell_their_columns(here, capsys):
@@ -404,6 +408,73 @@ def test_large_records_are_not_read(here, monkeypatch, capsys):
     assert run(["init", "--model", str(folder), "--members", "in.csv", "--label", "sick"]) == 0
     assert "is large and was not read" in capsys.readouterr().err
     assert {name: c.dtype for name, c in config().data.columns.items()} == {"age": "float", "income": "float"}
+
+
+@pytest.mark.parametrize(
+    ("modes", "sizes", "drafted"),
+    [
+        (("L", "1"), ((5, 4), (5, 4)), ("L", (4, 5))),
+        (("L", "RGB"), ((5, 4), (4, 5)), ("RGB", (224, 224))),  # whoever reads the draft says the size
+        (("P", "RGBA"), ((5, 4), (5, 4)), ("RGB", (4, 5))),
+    ],
+)
+def test_a_folder_of_images_has_its_transform_and_its_classes(here, capsys, modes, sizes, drafted):
+    for folder, mode, size in zip(("no", "10"), modes, sizes, strict=True):
+        (here / "shots" / folder).mkdir(parents=True)
+        Image.new(mode, size).save(here / "shots" / folder / "a.png")
+    (here / "shots" / "metadata.csv").write_text("file_name,patient_id,town\nno/a.png,1,x\n10/a.png,2,x\n")
+    (here / "more").mkdir()
+    assert run(["init", "--members", "shots", "--nonmembers", "more"]) == 0
+    assert "note" not in capsys.readouterr().err
+    data = config().data
+    assert (data.images.mode, data.images.size) == drafted
+    assert (data.label, data.classes, data.person) == ("y", ["10", "no"], "patient_id")  # as text, whatever YAML thinks
+    assert "Columns found: patient_id, town." in Path("privacy-gate.yaml").read_text()
+
+
+def test_a_folder_of_broken_images_is_said_to_be_unreadable(here, capsys):
+    (here / "shots" / "no").mkdir(parents=True)
+    (here / "shots" / "no" / "a.png").write_bytes(b"no image")
+    assert run(["init", "--members", "shots"]) == 0
+    assert "could not be read" in capsys.readouterr().err
+    assert config().data.images is None
+
+
+@pytest.mark.parametrize("logged", [{"max_depth": "8", "eta": "0.3", "team": "x]\nmodel: evil"}, {"gamma": "None"}, {}])
+def test_xgboost_gets_the_settings_that_its_run_logged(here, logged):
+    """Its file has lost them; where the run did not log them either, a person must write them."""
+    known = verb.Known(candidate("xgboost", logged))
+    drafted_ = drafted(known, label="y")
+    fit, text = drafted_.shadows.recipe.fit, Path("privacy-gate.yaml").read_text()
+    assert drafted_.shadows.recipe.clone
+    assert drafted_.model is None
+    if logged:
+        assert fit.keywords == {"params": {"max_depth": 8, "eta": 0.3} if "eta" in logged else {}}
+        assert ("has no such setting: team." in text) == ("team" in logged)
+        assert "from\n  # the log of the run. TODO" in text
+    else:
+        assert fit is None
+        assert "TODO: XGBoost's file does not keep" in text
+
+
+def test_a_boosters_own_columns_order_the_draft(here):
+    """Partitioned parquet, for one, puts columns last that were not; a LightGBM model takes them by place."""
+    import lightgbm
+
+    frame = boosted(people())
+    model = here / "model"
+    model.mkdir()
+    flavors = {"lightgbm": {"data": "model.lgb", "model_class": "lightgbm.basic.Booster"}}
+    flavors["python_function"] = {"loader_module": "mlflow.lightgbm"}
+    (model / "MLmodel").write_text(yaml.safe_dump({"flavors": flavors, "model_uuid": "m-1"}))
+    quiet = {"objective": "binary", "verbose": -1, "num_threads": 1}
+    lightgbm.train(quiet, lightgbm.Dataset(frame, people().sick), 2).save_model(model / "model.lgb")
+    people()[["region", "sick", "name", "income", "age"]].to_csv(here / "in.csv", index=False)
+    assert run(["init", "--model", "model", "--members", "in.csv", "--label", "sick"]) == 0
+    data = config().data
+    assert list(data.columns) == FEATURES
+    assert data.columns["region"].levels == frame.region.cat.categories.tolist()
+    assert (data.label, data.drop) == ("sick", ["name"])
 
 
 # --- real models ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import yaml
 from tests.e2e.conftest import FEATURES, Here, Team
 from tests.e2e.conftest import register as log
 
-FOLDS = 3
+FOLDS = 2
 OPEN = {"PG103", "PG104", "PG501"}  # rules of `standard` that no evidence without references lets pass
 
 
@@ -120,11 +120,11 @@ def test_fold_models_find_the_leak_and_pass_nothing(
     assert max(a["metrics"]["accuracy"]["low"] for a in carried) > 0.6
     assert not [a for a in report["attacks"] if a["threat_model"] == "reference" and a["metrics"]]
     assert findings(report)["reference_membership"]["status"] == "not_applicable"
-    # Each was trained on two thirds of the records.
+    # Each was trained on one half of the records.
     assert findings(report)["shadow_fidelity"]["status"] == "fail"
     assert "pass" not in {statuses(report)[id] for id in ("PG101", "PG102", "PG103", "PG104", "PG501", "PG502")}
     assert report["shadows"]["count"] == FOLDS
-    assert report["shadows"]["train_size"] == 200
+    assert report["shadows"]["train_size"] == 150
     assert any("members alone" in note for note in report["shadows"]["notes"])
     # The same again asks none of them, and plan marks the rung.
     again = here("plan", "-c", "folds.yaml", "--store", tmp_path / "store", "--json")

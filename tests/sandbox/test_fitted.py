@@ -217,7 +217,7 @@ def test_a_search_is_its_best_estimator(kind):
     assert type(unfitted) is HistGradientBoostingClassifier
     assert unfitted.max_leaf_nodes == search.best_params_["max_leaf_nodes"]
     assert changes["max_iter"] == search.best_estimator_.n_iter_
-    assert models.recipe(search) == models.recipe(search.best_estimator_)
+    assert models.recipe(search) == models.recipe(search.best_estimator_) | {"searched": True}
     piped = make_pipeline(StandardScaler(), search).fit(X, Y)
     assert type(as_fitted(piped)[0][-1]) is HistGradientBoostingClassifier
 
@@ -227,6 +227,7 @@ def test_searches_that_may_disagree_search_again():
     unfitted, changes = as_fitted(bag)
     assert type(unfitted.estimator) is GridSearchCV
     assert changes == {}
+    assert "searched" not in models.recipe(bag)
 
 
 def test_a_search_that_kept_nothing_is_refused():

@@ -158,7 +158,7 @@ LAUGHS = "\n".join(["x0: &x0 [lol, lol]", *(f"x{i}: &x{i} [{', '.join([f'*x{i - 
 @pytest.mark.parametrize("bomb", [LAUGHS, "x9: &x9 [*x9]"])
 def test_aliases_do_not_fill_the_memory(folder, bomb):
     (folder / "conda.yaml").write_text(f"{bomb}\ndependencies: [{{pip: [*x9]}}]\n")
-    with pytest.raises(UsageError, match="neither requirements.txt nor pip requirements"):
+    with pytest.raises(UsageError, match=r"neither requirements\.txt nor pip requirements"):
         logged.requirements(folder)
     (folder / "MLmodel").write_text(f"{bomb}\nflavors: {{sklearn: {{serialization_format: *x9}}}}\n")
     with pytest.raises(UsageError, match="MLmodel file cannot be read"):

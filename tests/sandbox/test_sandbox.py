@@ -268,3 +268,20 @@ def test_the_child_dies_with_the_gate(saved, tmp_path):
     for process in alive:
         process.kill()
     assert alive == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [[0], [1]], [None, 1], [0, 0], [1, True], [1, 1.0], [float("nan"), 1], [float("inf"), 1], [10**400, 1],
+        [{"a": 1}, 1], ["a" * 1001, "b"], ["a\x1b[2J", "a"],
+    ],
+)  # fmt: skip
+def test_classes_that_are_no_label_values_are_the_models_fault_and_are_not_quoted(tmp_path, told):
+    job = sandbox.Job(tmp_path, tmp_path, tmp_path, tmp_path / "log", None)
+    meta = {"description": {"kind": "classifier", "classes": told}}
+    with pytest.raises(ModelOutputUnusable, match="are no plain label values, or two are the same") as caught:
+        sandbox._described(candidate(tmp_path), meta, job)
+    assert len(str(caught.value)) < 200
+    good = {"description": {"kind": "classifier", "classes": ["no", "yes", 1, 2.5, False]}}
+    assert sandbox._described(candidate(tmp_path), good, job).classes == ("no", "yes", 1, 2.5, False)

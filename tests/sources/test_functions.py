@@ -1,5 +1,6 @@
 """Functions that make records: what they may return, and how little their process can do to the gate."""
 
+import errno
 import json
 import os
 import resource
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from privacy_gate import sources
-from privacy_gate.errors import ConfigError, DataError, WorkerDied
+from privacy_gate.errors import ConfigError, DataError, StorageFailed, WorkerDied
 from privacy_gate.request import DataManifest, Source
 from privacy_gate.sources import child, functions
 
@@ -261,6 +262,27 @@ def test_what_a_function_raises_stays_in_the_log(tmp_path: Path) -> None:
 def test_a_function_that_dies(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(WorkerDied, match=message):
         call(tmp_path, body)
+
+
+def test_a_full_disk_is_no_mistake_of_the_function(tmp_path: Path) -> None:
+    body = "import errno\nraise OSError(errno.ENOSPC, 'full', 'SECRET')"
+    with pytest.raises(StorageFailed, match="there is no space left for its records") as caught:
+        call(tmp_path, body)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_half_an_answer_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        path.write_bytes(text[:5].encode())
+        raise OSError(errno.ENOSPC, "full")
+
+    (tmp_path / "make.py").write_text("def make(): return {'x': [[1.0]], 'y': [0]}\n")
+    job = {"file": str(tmp_path / "make.py"), "function": "make", "label": "y", "out": str(tmp_path)}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="full"):
+        child.main(str(tmp_path / "job.json"))
+    assert not (tmp_path / functions.META).exists()  # WorkerDied, not DataError
 
 
 def gone(pid: int) -> bool:

@@ -18,6 +18,7 @@ from privacy_gate.sandbox.boosters import ROUNDS
 from privacy_gate.sandbox.fitted import ENDS, as_fitted, told_fit
 from privacy_gate.sandbox.models import SEEDS, THREADS
 from privacy_gate.sandbox.stages import class_of, known_class, last_step
+from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.shadows import boosting, fitting, watching
 from privacy_gate.shadows.recipes import Context, defended, recipe, training_defences
 from privacy_gate.shadows.source import locate
@@ -43,7 +44,7 @@ def _identity(context: Context, description: Description | None) -> Mapping[str,
         )
     described = description.recipe
     if isinstance(refused := described.get("refused"), list) and refused:
-        raise UsageError(str(refused[0]), str(refused[-1]))
+        raise UsageError(clean(refused[0], 300), clean(refused[-1], 300))  # what the model's own process told
     _check_fit(context, described)
     _check_defences(context, described)
     return {
@@ -235,6 +236,30 @@ def _innermost(described: Mapping[str, Any], fitted: Mapping[str, Any]) -> tuple
         prefix = f"{part}__"
         return _innermost(inner, {key.removeprefix(prefix): fitted[key] for key in fitted if key.startswith(prefix)})
     return name, params | dict(fitted)
+
+
+def unseen(described: Mapping[str, Any], settings: Recipe) -> tuple[str, ...]:
+    """What shadows of this recipe do not tell of the candidate's training, for the report."""
+    found = []
+    name, params = innermost(described)
+    share = params.get("validation_fraction")
+    stops = params.get("early_stopping") is True or (
+        name == "GradientBoostingClassifier" and params.get("n_iter_no_change") is not None
+    )
+    if settings.fit is not None and isinstance(settings.fit.eval_set, float):
+        stops, share = True, settings.fit.eval_set
+    if stops and share:
+        told = f"{share:.0%}" if isinstance(share, float) and share < 1 else "a part"
+        found.append(
+            f"Training held back {told} of its records to tell when to stop. Which ones is not known, so they count as "
+            "members though the model was not fitted to them: by that share a leak of the others looks smaller."
+        )
+    if described.get("searched"):
+        found.append(
+            "The model's settings were chosen by a search on its own members. Shadows take them over: what the choice "
+            "itself tells of the members is not measured."
+        )
+    return tuple(found)
 
 
 def last_class(described: Mapping[str, Any]) -> str:

@@ -220,6 +220,15 @@ def _globbed(pattern: str, folder: Path) -> list[str]:
 # --- what shadows depend on -------------------------------------------------------------------------------------------
 
 
+def ready(settings: Recipe, folder: Path, runtime: Runtime = HERE) -> tuple[Path, list[Path], list[str]]:
+    """The program, the files and the modules of a command: all that can be wrong before anybody asked the candidate.
+
+    Raises ConfigError, as `check` does, and for code that would log to another registry than the throw-away store.
+    """
+    program = check(settings, folder, runtime)
+    return program, *_sources(settings.command or [], program, folder)
+
+
 def _identity(context: Context, description: Description | None) -> Mapping[str, Any]:
     settings = context.settings
     command = settings.command or []
@@ -228,8 +237,7 @@ def _identity(context: Context, description: Description | None) -> Mapping[str,
             f"the defence {chosen[0].title} cannot be put on your command: it alone knows how it trains",
             f"train with it in {named(command)} and say `in_recipe: true`, or choose another recipe",
         )
-    program = check(settings, context.folder, context.runtime)
-    files, modules = _sources(command, program, context.folder)
+    program, files, modules = ready(settings, context.folder, context.runtime)
     return {
         "argv": list(command),
         "program": _versions(program, modules, context.runtime),
@@ -339,7 +347,7 @@ def _versions(program: Path, modules: Sequence[str], runtime: Runtime) -> Mappin
         return {**beside, "python": platform.python_version(), "packages": found}
     try:
         told = subprocess.run(  # noqa: S603  # the interpreter that the config names, isolated, on our own text
-            [str(python), "-I", "-c", _ASK, *modules],
+            [str(python), "-I", "-B", "-c", _ASK, *modules],
             capture_output=True,
             check=True,
             timeout=_ASKED,

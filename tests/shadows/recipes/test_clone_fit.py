@@ -6,6 +6,7 @@ import sys
 import lightgbm
 import numpy as np
 import pytest
+import sklearn.base
 import xgboost
 from lightgbm import LGBMClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -18,6 +19,7 @@ from xgboost import XGBClassifier
 from privacy_gate.errors import ConfigError, RecipeFailed, UsageError
 from privacy_gate.request import Fit, Recipe
 from privacy_gate.sandbox import models
+from privacy_gate.shadows import fitting
 from privacy_gate.shadows.fitting import held_back
 from privacy_gate.shadows.recipes import CATALOG, Context, wants_seen
 
@@ -124,6 +126,21 @@ def test_without_anything_that_stops_an_eval_set_is_only_watched(clone):
     declared = clone(model, Fit(eval_set="seen", callbacks="calls.py:stop"), reference=SEEN)
     assert declared.n_estimators == CEILING
     same(declared, model)
+
+
+@pytest.mark.filterwarnings("ignore::lightgbm.basic.LGBMDeprecationWarning")
+@pytest.mark.parametrize("piped", [False, True])
+def test_labels_of_an_eval_set_may_be_words_and_of_classes_that_the_shadow_has_none_of(clone, piped):
+    """LightGBM's `eval_y` takes numbers of classes where its `eval_set` takes labels: the two train the same model."""
+    words = np.array(["never", "now", "seldom", "unseen"])
+    names = words[2 * Y[OWN]]
+    seen = SEEN[0], words[2 * SEEN[1]]
+    target = lgbm(early_stopping_round=3, random_state=7).fit(X[OWN], names, eval_set=[seen])
+    assert target.best_iteration_ < CEILING
+    strange = np.concatenate([seen[0], X[:5]]), np.concatenate([seen[1], words[[1, 3, 1, 3, 1]]])
+    made = make_pipeline("passthrough", lgbm(early_stopping_round=3, random_state=7)) if piped else target
+    shadow = fitting.fit(sklearn.base.clone(made), fitting.Given(X[OWN], names, evaluation=strange))
+    same(shadow, target)
 
 
 def test_a_share_of_the_shadows_own_records(clone):

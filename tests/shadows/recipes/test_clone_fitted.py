@@ -11,8 +11,9 @@ import pytest
 import xgboost
 from lightgbm import LGBMClassifier
 from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
 from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from xgboost import XGBClassifier
@@ -22,7 +23,7 @@ from privacy_gate.errors import UsageError
 from privacy_gate.request import Fit, Recipe
 from privacy_gate.sandbox import models
 from privacy_gate.shadows.recipes import CATALOG, Context
-from privacy_gate.shadows.recipes.clone import innermost
+from privacy_gate.shadows.recipes.clone import innermost, unseen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -230,6 +231,39 @@ def test_every_seed_is_the_shadows_and_threads_change_nothing(make, clone):
     assert np.abs(answers(ones[0]) - answers(ones[2])).max() > 0.01
     again = clone(make(**drawn, feature_fraction_seed=8, n_jobs=2, num_threads=2), "lightgbm", seed=1)[1]
     np.testing.assert_array_equal(answers(ones[0]), answers(again))
+
+
+# --- what shadows do not tell -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "fit", "held"),
+    [
+        (HistGradientBoostingClassifier(max_iter=5, early_stopping=True, validation_fraction=0.2), None, "20%"),
+        (HistGradientBoostingClassifier(max_iter=5, early_stopping=False), None, ""),
+        (HistGradientBoostingClassifier(max_iter=5), None, ""),  # "auto": too few records here
+        (GradientBoostingClassifier(n_estimators=5, n_iter_no_change=2), None, "10%"),
+        (GradientBoostingClassifier(n_estimators=5), None, ""),
+        (MLPClassifier(max_iter=3, early_stopping=True, validation_fraction=0.3), None, "30%"),
+        (LGBMClassifier(n_estimators=5, verbose=-1), Fit(eval_set=0.25), "25%"),
+        (LGBMClassifier(n_estimators=5, verbose=-1), Fit(eval_set="seen"), ""),
+    ],
+)
+def test_records_that_training_held_back_are_told(model, fit, held):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # three epochs do not converge
+        described = models.recipe(make_pipeline("passthrough", model).fit(X[["age", "pay"]], Y))
+    said = unseen(described, Recipe(clone=True, fit=fit))
+    assert len(said) == bool(held)
+    assert all(f"held back {held} of its records" in text for text in said)
+
+
+def test_a_search_on_the_members_is_told():
+    search = GridSearchCV(GradientBoostingClassifier(n_estimators=3), {"max_depth": [1, 2]}, cv=2)
+    described = models.recipe(search.fit(X[["age", "pay"]], Y))
+    assert [text.split(".")[0] for text in unseen(described, Recipe())] == [
+        "The model's settings were chosen by a search on its own members"
+    ]
 
 
 # --- what cannot be cloned --------------------------------------------------------------------------------------------
