@@ -178,7 +178,7 @@ def init(
     out.print("Look for TODO in the drafts, then:", markup=False)
     out.print(f"  privacy-gate doctor{given}", markup=False, soft_wrap=True)
     uri = "" if wishes.model else " models:/NAME@ALIAS"
-    out.print(f"  privacy-gate plan{uri}{given or f' --config {CONFIG_FILE}'}", markup=False, soft_wrap=True)
+    out.print(f"  privacy-gate plan{uri}{given}", markup=False, soft_wrap=True)
 
 
 # --- what is wanted -------------------------------------------------------------------------------------------------
@@ -417,7 +417,8 @@ def draft(wishes: Wishes, known: Known) -> dict[Path, str]:
         members=_source(wishes.members, folder),
         nonmembers=_source(wishes.nonmembers, folder),
         columns=known.columns,
-        schema=_schema(known, meaning),
+        schema=(schema := _schema(known, meaning)),
+        gaps=[name for name, _, _ in schema if name in known.types and known.types[name].gaps],
         signed=bool(known.inputs),
         xgboost=known.candidate is not None and known.candidate.flavor == "xgboost",
         boosted=known.candidate is not None and known.candidate.flavor in _BOOSTED,

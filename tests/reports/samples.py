@@ -562,6 +562,7 @@ def inconclusive() -> Report:
         AttackSkipped("lira", "reference", ThreatModel.REFERENCE, "no record has 2 shadows in and 2 out"),
         AttackFailed("rmia", "reference", ThreatModel.REFERENCE, "ended with a division by zero"),
     ]
+    own = "4 shadows of the candidate's own recipe"
     findings = (
         Finding("power", "fail", Invalidates.PASS, 0.12, "a leak at the limit would be seen 12 % of the time"),
         Finding("shift", "warn", Invalidates.BOTH, 0.561, "members and non-members may differ in more than membership"),
@@ -581,7 +582,7 @@ def inconclusive() -> Report:
             findings=findings,
             shadows=_shadows(audit, 2, 0.93, 0.81),
             would_decide=(
-                "4 shadows of the candidate's own recipe (about 3 minutes) can decide PG501, which this evidence cannot",
+                f"{own} (about 3 minutes) can decide PG501, which this evidence cannot",
                 "PG101: about 4,600 members and 4,600 non-members",
             ),
             train_size=600,
