@@ -18,9 +18,11 @@ from mlflow.models import infer_signature
 NAME = "income"
 LABEL = "income"
 NO_FEATURES = ["person", LABEL]
-SETTINGS = {"n_estimators": 2000, "learning_rate": 0.1, "early_stopping_round": 50}
+SETTINGS = {"n_estimators": 2000, "learning_rate": 0.1, "early_stopping_round": 20, "n_jobs": 1}
 
-warnings.filterwarnings("ignore", category=lightgbm.basic.LGBMDeprecationWarning)  # eval_set has a second name since 4.7
+warnings.filterwarnings(
+    "ignore", category=lightgbm.basic.LGBMDeprecationWarning
+)  # eval_set has a second name since 4.7
 
 
 def read(folder: Path, name: str) -> tuple[pd.DataFrame, pd.Series]:

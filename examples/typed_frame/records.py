@@ -25,7 +25,7 @@ def load() -> pd.DataFrame:
     raw = pd.read_csv(str(files("statsmodels") / "datasets" / "randhie" / "src" / "randhie.csv"))
     health = np.select([raw["hlthg"] == 1, raw["hlthf"] == 1, raw["hlthp"] == 1], HEALTH[1:], HEALTH[0])
     whole = raw["educdec"].where(raw["educdec"] % 1 == 0)  # the others are means that somebody filled in
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
             "site": pd.Categorical("site " + raw["site"].astype(str)),
             "year": raw["year"],
@@ -45,7 +45,6 @@ def load() -> pd.DataFrame:
             LABEL: raw["mdvis"] >= 3,
         }
     )
-    return table
 
 
 def split(table: pd.DataFrame, persons: int | None = None, seed: int = 7) -> dict[str, pd.DataFrame]:

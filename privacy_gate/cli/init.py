@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -650,8 +651,9 @@ def as_yaml(value: Any) -> str:
 
     if not isinstance(value, str):
         return json.dumps(value)
-    if re.fullmatch(r"[\w./:@+-]+", value, re.ASCII) and yaml.safe_load(value) == value:
-        return value
+    with contextlib.suppress(yaml.YAMLError, ValueError):  # "@" begins nothing; 2001-99-99 is no day
+        if re.fullmatch(r"[\w./:@+-]+", value, re.ASCII) and yaml.safe_load(value) == value:
+            return value
     return yaml.safe_dump(value, default_style='"', width=math.inf, allow_unicode=True).rstrip("\n")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -319,6 +319,17 @@ def test_types_are_the_signatures_where_files_forget_them(here, values, signed, 
     assert list(data.columns) == (["b", "a"] if signed else ["a"])
 
 
+def test_gaps_of_features_are_allowed_and_asked_about(here):
+    types = seen(age=[1.0, None], town=["a", None], sick=[0, 1], remark=["x", None])
+    data = drafted(known_with(types, (("age", "long"), ("town", "string")), "sklearn"), label="sick").data
+    assert data.missing == "allow"
+    (line,) = [line for line in Path("privacy-gate.yaml").read_text().splitlines() if "missing: allow" in line]
+    assert "of age, town are missing" in line
+    assert "TODO" in line
+    whole = seen(age=[1.0, 2.0], sick=[0, 1], remark=["x", None])
+    assert drafted(known_with(whole, (("age", "long"),), "sklearn"), label="sick").data.missing == "refuse"
+
+
 def test_boosted_models_get_text_as_categories(here):
     types = seen(town=["b", "a", "b"], age=[1, 2, 3])
     for flavor, expected in (("lightgbm", "category"), ("xgboost", "category"), ("sklearn", "string")):
@@ -622,6 +633,9 @@ def test_as_comment_is_one_line_that_yaml_ignores(text):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.integers() | st.booleans())
+@example("@")
+@example("0x_")
+@example("2001-99-99")
 def test_as_yaml_means_what_was_said(value):
     text = f"[{verb.as_yaml(value)}, {verb.as_yaml(value)}]  # flow and block alike\n"
     assert yaml.safe_load(text) == [value, value]

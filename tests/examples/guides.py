@@ -1,177 +1,238 @@
-"""Walks a guide as its reader does: each command of the README in a fresh folder, each edit, each line that it quotes.
+"""Walks a guide as its reader does: each command of the page in a fresh folder, each setting, each line that it quotes.
 
-```console
-$ a command, on several lines \\
-    if need be
-what it prints; … alone on a line stands for any number of lines, … within one for anything
-```
+    $ a command, on several lines \\
+        if need be    # ends with 1
+    what it prints; … alone on a line stands for any number of lines, … within one for anything
 
-`$ echo $?` quotes how the command before it ended; without it that must be 0. A block of ```diff names a file and
-replaces lines of it. Commands of the gate run in this process: the same code, seconds faster than the program.
+A block of YAML names its file in its first line and puts its settings there. Scripts and the gate run in this process:
+the same code, seconds faster than the programs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import io
 import os
 import re
+import runpy
 import shlex
-import subprocess
+import shutil
 import sys
 import tomllib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parents[2]
+from privacy_gate.datamodel import Candidate, Description
+from privacy_gate.features import Features, digest
+from privacy_gate.reports.document import Report, parse, verify
+from privacy_gate.sandbox import Scored, examine
+from tests.mlflow_server import embedded_registry, tracking
 
-_BLOCK = re.compile(r"^```(console|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).resolve().parents[2]
+BY_HAND = ("mkdir ", "cp ", "python -m venv ")  # what only a shell can do; the fixture does the same
+MERGED = ("data", "shadows", "rules")  # sections of which a page shows some settings only
+
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _ANY = "…"
 
 
 @dataclass(frozen=True)
-class Step:
-    """One command with what the guide says it prints, or one edit of a file."""
+class Command:
+    """A command of the page, how it ends, and what the page quotes of what it prints."""
 
-    kind: str
-    text: str
-    said: tuple[str, ...] = ()
+    line: str
+    ends: int = 0
+    quoted: tuple[str, ...] = ()
 
 
-def steps(readme: str) -> Iterator[Step]:
-    """All steps of a guide, in order."""
-    for kind, block in _BLOCK.findall(readme):
-        if kind == "diff":
-            yield Step("edit", block)
+@dataclass(frozen=True)
+class Edit:
+    """Settings that the page puts into a file."""
+
+    file: str
+    settings: dict[str, Any]
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def page(text: str) -> Iterator[Command | Edit]:
+    """Commands and settings, in their order."""
+    for fenced, indented in re.findall(r"^```yaml\n((?:.*\n)*?)```$|((?:^    .*\n|^\n(?=    ))+)", text, re.M):
+        if fenced:
+            yield Edit(fenced.splitlines()[0].removeprefix("# "), yaml.safe_load(fenced))
             continue
-        lines = iter(block.splitlines())
-        command, said = "", []
-        for line in lines:
-            if not line.startswith("$ "):
-                said.append(line.rstrip())
-                continue
-            if command:
-                yield Step("run", command, tuple(said))
-            command, said = line[2:], []
-            while command.endswith("\\"):
-                command = command[:-1] + next(lines).strip()
-        yield Step("run", command, tuple(said))
+        shown = re.sub(r" *\\\n +", " ", indented)
+        for block in re.split(r"^    \$ ", shown, flags=re.M)[1:]:
+            first, *printed = block.rstrip().split("\n")
+            line, _, code = first.partition("# ends with ")
+            yield Command(line.strip(), int(code or 0), tuple(row[4:].rstrip() for row in printed))
 
 
 def same_line(quoted: str, said: str) -> bool:
-    """The same words, and about the same numbers: the last digits are another processor's."""
+    """The same words and about the same numbers: the last digits are another processor's."""
     quoted, said = " ".join(quoted.split()), " ".join(said.split())
-    parts = [".*" if part == _ANY else _NUMBER.sub("#", part) for part in re.split(f"({_ANY})", quoted)]
-    pattern = "".join(p if p == ".*" else re.escape(p).replace(r"\#", f"({_NUMBER.pattern})") for p in parts)
+    parts = [".*" if part == _ANY else _NUMBER.sub("\0", part) for part in re.split(f"({_ANY})", quoted)]
+    pattern = "".join(p if p == ".*" else re.escape(p).replace("\0", f"({_NUMBER.pattern})") for p in parts)
     found = re.fullmatch(pattern, said)
     if found is None:
         return False
-    mine = [float(n.replace(",", "")) for n in _NUMBER.findall(quoted)]
-    theirs = [float(n.replace(",", "")) for n in found.groups()]
-    return all(abs(a - b) <= max(1.0, 0.1 * a) for a, b in zip(mine, theirs, strict=True))
+    pairs = zip(_NUMBER.findall(quoted), found.groups(), strict=True)
+    numbers = [[float(number.replace(",", "")) for number in pair] for pair in pairs]
+    return all(abs(ours - theirs) <= max(1.0, 0.1 * ours) for ours, theirs in numbers)
 
 
 def quotes(quoted: tuple[str, ...], said: list[str]) -> bool:
-    """Whether these lines were printed, with … for what was left out."""
+    """Whether these lines, and no others, were printed; … stands for others."""
     if not quoted:
-        return True  # a guide need not quote anything
+        return not said
     if quoted[0] == _ANY:
-        return any(quotes(quoted[1:], said[k:]) for k in range(len(said) + 1)) if quoted[1:] else True
-    return bool(said) and same_line(quoted[0], said[0]) and (quotes(quoted[1:], said[1:]) if quoted[1:] else not said[1:])
+        return any(quotes(quoted[1:], said[k:]) for k in range(len(said) + 1))
+    return bool(said) and same_line(quoted[0], said[0]) and quotes(quoted[1:], said[1:])
+
+
+# --- its reader -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did: how it ended, what it printed, and the report if it wrote one."""
+
+    command: Command
+    code: int
+    said: str
+    report: Report | None = None
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """Rule -> its status."""
+        assert self.report is not None
+        return {rule.id: rule.status for rule in self.report.rules}
+
+    @property
+    def as_quoted(self) -> bool:
+        """Whether the page quotes nothing, or what was printed."""
+        return not self.command.quoted or quotes(self.command.quoted, [x.rstrip() for x in self.said.splitlines()])
 
 
 @dataclass
-class Guide:
-    """A reader's folder, and the exit codes of the gate in the order of the commands."""
+class Hour:
+    """A reader's folder and what happened in it.
+
+    draft  privacy-gate.yaml as `init` wrote it
+    """
 
     folder: Path
-    patch: pytest.MonkeyPatch
-    code: int = 0
-    codes: list[tuple[str, int]] = field(default_factory=list)
-    printed: list[tuple[str, str]] = field(default_factory=list)
+    done: list[Done] = field(default_factory=list)
+    draft: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.patch.chdir(self.folder)
-        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-            self.patch.delenv(name)
-        places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        for name, value in {
+    def __getitem__(self, start: str) -> list[Done]:
+        return [one for one in self.done if one.command.line.startswith(start)]
+
+
+@contextlib.contextmanager
+def walked(name: str, folder: Path, reference_data: Path | None = None) -> Iterator[Hour]:
+    """All commands and settings of examples/NAME/README.md, one after the other; the folder stays current."""
+    home = ROOT / "examples" / name
+    for file in home.glob("*.py"):
+        shutil.copy(file, folder)
+    uri = embedded_registry(folder)
+    hour = Hour(folder)
+    with pytest.MonkeyPatch.context() as patch, tracking(uri), contextlib.chdir(folder):
+        for known in [n for n in os.environ if n.startswith(("MLFLOW_", "PRIVACY_GATE_"))]:
+            patch.delenv(known)
+        if reference_data is not None:
+            patch.setenv("PRIVACY_GATE_REFERENCE_DATA", str(reference_data))
+        for variable, value in {
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
-            "OMP_NUM_THREADS": "1",
-            "PATH": places,
+            "PRIVACY_GATE_STORE": str(folder / "store"),
+            "PRIVACY_GATE_DEBUG": "",
             "COLUMNS": "80",
-            "CI": "true",  # asks nothing
         }.items():
-            self.patch.setenv(name, value)
+            patch.setenv(variable, value)
+        _spare_processes(patch)
+        for step in page((home / "README.md").read_text(encoding="utf-8")):
+            if isinstance(step, Edit):
+                hour.draft = hour.draft or yaml.safe_load(Path("privacy-gate.yaml").read_text(encoding="utf-8"))
+                edit(Path(step.file), step.settings)
+            elif not step.line.startswith(BY_HAND):
+                hour.done.append(follow(step, patch))
+        yield hour
 
-    def walk(self, readme: str) -> None:
-        """Do all that the guide says."""
-        for step in steps(readme):
-            if step.kind == "edit":
-                self.edit(step.text)
-            else:
-                self.run(step)
-        assert self.code == 0, self.printed[-1]
 
-    def edit(self, block: str) -> None:
-        """Replace each run of `-` lines, which stand in the file once, by the `+` lines that follow it."""
-        head, *lines = block.splitlines()
-        assert head.startswith("--- "), head
-        path = self.folder / head[4:].strip()
-        text = path.read_text(encoding="utf-8")
-        for old, new in re.findall(r"((?:^-.*\n)+)((?:^\+.*\n?)*)", "\n".join(lines) + "\n", re.MULTILINE):
-            before, after = ("".join(f"{line[1:]}\n" for line in part.splitlines()) for part in (old, new))
-            assert text.count(before) == 1, f"{path.name} has no such lines:\n{before}"
-            text = text.replace(before, after)
-        path.write_text(text, encoding="utf-8")
+def _spare_processes(patch: pytest.MonkeyPatch) -> None:
+    """Ask a model only once for the same answers, as `plan` and `check` do twice, and start one worker, not two."""
+    known: dict[tuple[object, ...], tuple[Description, Scored]] = {}
 
-    def run(self, step: Step) -> None:
-        """Do one command; what it printed must be what the guide quotes, and how it ended what the guide says."""
-        words = shlex.split(step.text)
-        if words[:2] == ["echo", "$?"]:
-            assert step.said == (str(self.code),), (self.code, *self.printed[-1])
-            self.code = 0
-            return
-        assert self.code == 0, f"the guide does not say that this ends with {self.code}: {self.printed[-1]}"
-        if words[:2] == ["pip", "install"]:
-            for requirement in words[2:]:
-                installed(requirement)
-            return
-        if words[0] == "export":
-            for word in words[1:]:
-                name, _, value = word.partition("=")
-                self.patch.setenv(name, value.replace("$PWD", str(self.folder)))
-            return
+    def ask(candidate: Candidate, features: Features, workdir: Path, **options: Any) -> tuple[Description, Scored]:
+        question = candidate.digest, candidate.executes_code, digest(features), options.get("form")
+        if question not in known:
+            known[question] = examine(candidate, features, workdir, **options)
+        return known[question]
+
+    patch.setattr("privacy_gate.preparation.examine", ask)
+    patch.setattr("privacy_gate.shadows.train.usable_cores", lambda: 1)
+
+
+def edit(path: Path, settings: dict[str, Any]) -> None:
+    """The settings beside those of their section, or in place of what stood there."""
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key, value in settings.items():
+        document[key] = {**(document.get(key) or {}), **value} if key in MERGED else value
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
+def follow(command: Command, patch: pytest.MonkeyPatch) -> Done:
+    """Do one command."""
+    words = shlex.split(command.line)
+    if words[:2] == ["pip", "install"]:
+        for requirement in words[2:]:
+            installed(requirement)
+        return Done(command, 0, "")
+    if words[0] == "export":
+        for word in words[1:]:
+            variable, _, value = word.partition("=")
+            patch.setenv(variable, value.replace("$PWD", str(Path.cwd())))
+        return Done(command, 0, "")
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         if words[0] == "privacy-gate":
-            said = self.gate(words[1:])
+            from privacy_gate.cli import run
+
+            code = run(words[1:])
         else:
-            done = subprocess.run(["bash", "-c", step.text], cwd=self.folder, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            said, self.code = done.stdout, 0
-        self.printed.append((step.text, said))
-        lines = [line.rstrip() for line in said.rstrip("\n").split("\n")]
-        assert quotes(step.said, lines), f"{step.text}\n--- quoted\n" + "\n".join(step.said) + f"\n--- printed\n{said}"
+            assert words[0] == "python", command.line
+            script(words[1:])
+            code = 0
+            err = io.StringIO()  # what libraries say there is not the script's
+    report = None
+    if words[:2] == ["privacy-gate", "check"]:
+        report = parse(Path("privacy-gate-report", "report.json").read_bytes())
+        assert verify(report)
+    return Done(command, code, out.getvalue() + err.getvalue(), report)
 
-    def gate(self, words: list[str]) -> str:
-        """A command line of the gate, in this process."""
-        from privacy_gate.cli import run
 
-        told = io.StringIO()
-        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-            self.code = run(words)
-        self.codes.append((words[0], self.code))
-        return told.getvalue()
+def script(words: list[str]) -> None:
+    """A script of the team's, in this process: the libraries take seconds to import."""
+    before = sys.argv
+    sys.argv = words
+    try:
+        with warnings.catch_warnings():
+            runpy.run_path(words[0], run_name="__main__")
+    finally:
+        sys.argv = before
 
 
 def installed(requirement: str) -> None:
-    """`pip install` of the project names extras that there are, and what they bring is here."""
+    """What `pip install` names is the project, its extras are there, and what they bring is here."""
     asked = Requirement(requirement)
     assert asked.name == "privacy-gate"
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -183,7 +244,7 @@ def installed(requirement: str) -> None:
 
 def _there(name: str) -> bool:
     try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
         return False
     return True
