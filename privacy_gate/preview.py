@@ -86,8 +86,8 @@ class Preview:
             "shadows  none: shadows.count is 0"
             if not self.shadows
             else (
-                f"shadows  {self.shadows} of {self.each or self.train_size:,} records each: {self.cached} in the store, "
-                f"{self.shadows - self.cached} to train with {self.jobs} workers"
+                f"shadows  {self.shadows} of {self.each or self.train_size:,} records each: {self.cached} in the "
+                f"store, {self.shadows - self.cached} to train with {self.jobs} workers"
             )
         )
         if self.shadows > self.cached:

@@ -162,8 +162,8 @@ class Fit(Settings):
 
     eval_set: Literal["seen"] | float | None = Field(
         None,
-        description="seen: data.seen; or the share of a shadow's records, by person, that is held out for it: right where"
-        " data.members holds the records that the training held out as well",
+        description="seen: data.seen; or the share of a shadow's records, by person, that is held out for it: right"
+        " where data.members holds the records that the training held out as well",
     )
     sample_weight: Literal["balanced", "weight"] | None = Field(
         None, description="balanced: classes weigh the same; weight: data.weight"
