@@ -183,6 +183,7 @@ def _files(config: Config, folder: Path) -> list[Examined]:
     for name, path in _paths(config).items():
         if path is not None and not path.startswith("runs:/"):
             findings += _there(name, folder / path, folder=False)
+    findings += _drafts(config, folder)
     failed = any(finding.status == "fail" for finding in findings)
     return findings if failed else [*findings, Examined("data", "ok", "every file that the config names is there")]
 
@@ -236,6 +237,28 @@ def _source(name: str, source: Source, folder: Path) -> list[Examined]:
         return findings
     except GateError as error:
         return [_failed(name, error)]
+
+
+def _drafts(config: Config, folder: Path) -> list[Examined]:
+    """Recipes that are still as `init` drafted them: `plan` runs no such code, and a check would notice late."""
+    import ast
+
+    recipe, findings = config.shadows.recipe, []
+    for name, reference in (("shadows.recipe.model", recipe.model), ("shadows.recipe.python", recipe.python)):
+        path, _, function = (reference or "").rpartition(":")
+        if not path or not (folder / path).is_file():
+            continue
+        try:
+            body = ast.parse((folder / path).read_text(encoding="utf-8")).body
+        except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+            continue  # whoever runs it will say why not
+        named = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == function]
+        last = named[-1].body[-1] if named else None
+        if isinstance(last, ast.Raise) and last.exc and "NotImplementedError" in ast.unparse(last.exc):
+            detail = f"{path}: {function}() is still the draft"
+            mend = "write it, or name a function of your own training code"
+            findings.append(Examined(name, "fail", detail, mend, ExitCode.USAGE))
+    return findings
 
 
 def _images(config: Config, folder: Path) -> list[Examined]:

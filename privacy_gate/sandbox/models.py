@@ -55,6 +55,8 @@ _NOT_RECIPE = SEEDS | THREADS | {"verbose", "verbosity"}
 
 def load(folder: Path, flavor: str) -> Any:
     """The model in an MLflow model folder, by its native flavor first: pyfunc alone hides probabilities."""
+    # MLflow would import Lightning to log trainings, seconds for nothing; a model that needs it imports it itself.
+    sys.modules.setdefault("mlflow.pytorch._lightning_autolog", None)  # type: ignore[arg-type]
     try:
         module = importlib.import_module(NATIVE[flavor])
         model = module.load_model(str(folder))

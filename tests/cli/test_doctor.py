@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from privacy_gate.cli import doctor as verb
 from privacy_gate.cli import run
 from privacy_gate.errors import RegistryUnreachable
 from privacy_gate.registry import Probe
+from privacy_gate.resources import templates
 
 CONFIG = """apiVersion: privacy-gate/v1
 tracking_uri: https://mlflow.example.org
@@ -123,6 +125,23 @@ def test_recipe_files_are_looked_for(here, capsys):
     assert (code, found["shadows.recipe.python"]["status"]) == (2, "fail")
     Path("train.py").touch()
     assert examined(capsys)[0] == 0
+
+
+def test_a_recipe_that_is_still_the_draft_is_2(here, capsys):
+    draft = templates() / "scaffolds" / "shadow_recipe.py.jinja"
+    text = re.sub("<%.*?%>", "", draft.read_text())
+    Path("shadow_recipe.py").write_text(text)
+    for recipe in ("{python: 'shadow_recipe.py:train'}", "{model: 'shadow_recipe.py:build', training: {epochs: 1}}"):
+        Path("privacy-gate.yaml").write_text(CONFIG + f"shadows: {{recipe: {recipe}}}\n")
+        Path("shadow_recipe.py").write_text(text)
+        code, found = examined(capsys)
+        name = "shadows.recipe.python" if "python" in recipe else "shadows.recipe.model"
+        assert (code, found[name]["status"]) == (2, "fail")
+        assert "still the draft" in found[name]["detail"]
+        Path("shadow_recipe.py").write_text(text.replace("raise NotImplementedError", "return print"))
+        assert examined(capsys)[0] == 0
+        Path("shadow_recipe.py").write_text("def train(:\n")  # not the doctor's to judge
+        assert examined(capsys)[0] == 0
 
 
 def test_every_kind_of_source_is_looked_for(here, capsys):
