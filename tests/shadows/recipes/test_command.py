@@ -286,7 +286,7 @@ def test_inputs_that_are_not_there(folder):
 
 def test_another_interpreter_tells_its_versions(folder):
     other = folder / "python3"
-    other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    other.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     other.chmod(0o700)
     (folder / "train.py").write_text("import numpy\n")
     found = identity(folder, ["./python3", "train.py", *OK])
