@@ -8,8 +8,6 @@ whatever their session.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privacy_gate.errors import DataError, GateError, ModelOutputUnusable
+from privacy_gate.sandbox.guard import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, end_all, prctl
 from privacy_gate.sandbox.untrusted import where
 
 if TYPE_CHECKING:
@@ -28,18 +27,10 @@ if TYPE_CHECKING:
     from privacy_gate.features import AnyFeatures
     from privacy_gate.sandbox.outputs import Kind
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
-
 
 def _follow(parent: int, last: signal.Signals) -> None:
     """Get the signal `last` when `parent` ends."""
-    _prctl(_PR_SET_PDEATHSIG, last)
+    prctl(PR_SET_PDEATHSIG, last)
     if os.getppid() != parent:  # it went away before the line above
         os._exit(1)
 
@@ -57,7 +48,7 @@ def watch(path: str, work: Callable[[str], int] | None = None) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signals = {signal.SIGTERM, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
     _follow(parent, signal.SIGTERM)
     watcher = os.getpid()
     worker = os.fork()
@@ -69,7 +60,7 @@ def watch(path: str, work: Callable[[str], int] | None = None) -> int:
     status = None
     while status is None and signal.sigwait(signals) != signal.SIGTERM:
         status = _reap(worker)
-    _end_all(worker)
+    end_all(worker)
     return 1 if status is None else os.waitstatus_to_exitcode(status)
 
 
@@ -84,32 +75,6 @@ def _reap(worker: int) -> int | None:
             return status
         if pid == 0:
             return None
-
-
-def _end_all(worker: int) -> None:
-    """Kill child after child: the children of each fall to this process, until there is none."""
-    if sys.platform != "linux":  # orphans fall to another; the worker's own group is all that can be found
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker, signal.SIGKILL)
-        return
-    while True:
-        for pid in _children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
-
-
-def _children() -> list[int]:
-    """The processes whose parent this one is: the second field after the name, which may hold anything, in stat."""
-    found, own = [], os.getpid()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # ended meanwhile
-            if int(stat.read_bytes().rpartition(b")")[2].split()[1]) == own:
-                found.append(int(stat.parent.name))
-    return found
 
 
 # --- the worker -----------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def ended(guard: subprocess.Popen[bytes], pipe: IO[bytes]) -> Ended:
 
 def main(pipe: int, argv: list[str]) -> None:
     """Run `argv`, say into `pipe` how it ended, and end all that it started."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -123,7 +123,7 @@ def main(pipe: int, argv: list[str]) -> None:
         _say(pipe, "errno 0")
         return
     code = _wait(program, woken)
-    _end_all(program.pid)
+    end_all(program.pid)
     if code is not None:
         _say(pipe, f"ended {code}")
 
@@ -140,7 +140,7 @@ def _wait(program: subprocess.Popen[bytes], woken: int) -> int | None:
     return code
 
 
-def _end_all(program: int) -> None:
+def end_all(program: int) -> None:
     """Kill child after child: the children of each fall to this process, until there is none."""
     if sys.platform != "linux":  # orphans fall to another: the program's own group is all that can be found
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -168,12 +168,13 @@ def _children() -> list[int]:
 
 def _follow(guard: int) -> None:
     """In the program's process, before it starts: die with the guard."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != guard:  # it went away before the line above
         os._exit(1)
 
 
-def _prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int) -> None:
+    """Linux alone has it; nothing elsewhere."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
