@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -443,9 +444,19 @@ def _cut_linear(model: Any, sample: list[Features], records: AnyFeatures) -> Cut
     for rows in sample:
         out = cut.features_of(rows) @ torch.as_tensor(weight.T.copy()) + torch.as_tensor(offset.copy())
         seen.append((out, np.asarray(model.predict_proba(rows), dtype=np.float64)))
+    seen.append(_unsaturated(last, weight, offset))
     if _tail(seen) != ("softmax" if cut.columns > 1 else "sigmoid"):
         raise misfit(f"the probabilities of its last step, {type(last).__name__}, are no softmax")
     return cut
+
+
+def _unsaturated(last: Any, weight: NDArray[np.float64], offset: NDArray[np.float64]) -> tuple[Tensor, NDArray[Any]]:
+    """Outputs [1, K] of a linear step and its answer, where no probability is 0 or 1: there all answers look alike."""
+    row = (np.linspace(-1.0, 1.0, len(weight) + 1)[1:] - offset) @ np.linalg.pinv(weight).T
+    with warnings.catch_warnings():  # a step that was fitted on named columns says that these have no names
+        warnings.simplefilter("ignore", UserWarning)
+        answer = np.asarray(last.predict_proba(row[None]), dtype=np.float64)
+    return torch.as_tensor(row @ weight.T + offset)[None], answer
 
 
 def _steps(model: Any) -> Iterator[Any]:

@@ -307,7 +307,9 @@ def test_other_networks_are_refused(train, candidate, said):
         (RandomForestClassifier(3), "a RandomForestClassifier has no last linear layer"),
         (make_pipeline(StandardScaler(), RandomForestClassifier(3)), "RandomForestClassifier, is no linear model"),
         (make_pipeline(StandardScaler(), LinearSVC()), "LinearSVC, is no linear model with probabilities"),
-        (SGDClassifier(loss="log_loss"), "SGDClassifier, are no softmax"),
+        (SGDClassifier(loss="log_loss", random_state=0), "SGDClassifier, are no softmax"),
+        # Every answer is 0 or 1 on the records, as those of a softmax would be.
+        (SGDClassifier(loss="log_loss", alpha=1e-12, random_state=0), "SGDClassifier, are no softmax"),
     ],
 )
 def test_other_estimators_are_refused(train, candidate, said):
