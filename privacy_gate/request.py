@@ -339,5 +339,6 @@ class CheckRequest(BaseModel):
     baseline: str | None = None
     waivers: Path | None = None
     records: Literal["none", "restricted"] = "none"
+    trust: Literal["data", "code"] = "code"  # data: a candidate that runs code when it is loaded is refused
     exit_zero: bool = False
     mlflow_log: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -77,6 +77,41 @@ class StoredEvidence:
     report: Path | None = None
     members: Path | None = None
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """A version as the registry lists it; nothing of it is downloaded.
+
+    aliases  of its model that point to it, sorted
+    run_id   of the run that made it; None: none is named
+    created  seconds since 1970
+    ready    False while its files are still being written, or when that went wrong
+    """
+
+    name: str
+    version: str
+    aliases: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    run_id: str | None = None
+    created: float = 0.0
+    ready: bool = True
+
+    @property
+    def uri(self) -> str:
+        """models:/NAME/VERSION."""
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A webhook that the registry calls: `events` as entity.action, e.g. model_version.created."""
+
+    id: str
+    name: str
+    url: str
+    events: tuple[str, ...]
+    active: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +201,33 @@ class Registry(Protocol):
         None where no run is named, or the run is not the gate's, or not of exactly this model digest. What may not be
         read is left out with a warning; a registry that is gone raises RegistryUnreachable.
         """
+
+    def versions(self) -> Iterator[RegisteredVersion]:
+        """Every version of every registered model, models by name, versions ascending; raises RegistryUnreachable."""
+
+    def version(self, name: str, version: str) -> RegisteredVersion | None:
+        """One of them; None where there is no such version. Raises RegistryUnreachable."""
+
+    def alias(self, name: str, alias: str) -> str | None:
+        """The version that an alias points to; None where it points nowhere. Raises RegistryUnreachable."""
+
+    def move_alias(self, name: str, alias: str, version: str | None) -> None:
+        """Point an alias to a version, with None to nothing; again is the same as once.
+
+        Raises CandidateNotFound where there is no such version, RegistryUnreachable (also without permission).
+        """
+
+    def mark(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a version; raises CandidateNotFound, RegistryUnreachable (also without permission)."""
+
+    def attach(self, run_id: str, files: Sequence[Path]) -> None:
+        """Put shareable files beside the report of an evidence run, in place of files of the same name.
+
+        Raises DataError where the gate did not make that run, RegistryUnreachable (also without permission).
+        """
+
+    def webhooks(self) -> list[Webhook]:
+        """What the registry calls on events; raises UsageError where a registry has none, RegistryUnreachable."""
 
     def ping(self) -> list[Probe]:
         """Is it reachable, may the gate read, may it write? Changes nothing."""
