@@ -55,6 +55,37 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """What a registry says has happened: never more than names, which are looked up again.
+
+    entity, action  e.g. model_version, created
+    alias           of an alias's event; key: of a tag's event
+    """
+
+    entity: str
+    action: str
+    name: str
+    version: str | None = None
+    alias: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event that arrived and was believed.
+
+    id        as the registry gave it; the same one again is the same delivery
+    received  seconds since 1970
+    outcome   for people: queued, or why not
+    """
+
+    id: str
+    event: Event
+    received: float
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A version in the queue: there is one job for each, however often it is asked for.
 

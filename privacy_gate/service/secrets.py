@@ -1,4 +1,4 @@
-"""What only the service may know: from the environment, or from files that it names. The gate's children never see it."""
+"""What only the service may know: from the environment, or from files that it names. Its children never see it."""
 
 from __future__ import annotations
 

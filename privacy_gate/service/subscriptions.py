@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from privacy_gate.registry import TAG_PREFIX, RegisteredVersion
 from privacy_gate.request import Duration, Settings
+from privacy_gate.service import Event
 
 Pattern = Annotated[str, Field(min_length=1, max_length=250)]
 Count = Annotated[int, Field(gt=0)]
@@ -72,3 +75,30 @@ class Subscriptions(Settings):
     registry_uri: str | None = None
     service: Service = Service()
     subscriptions: list[Subscription] = Field(min_length=1)
+
+
+def find(subscriptions: Subscriptions, name: str) -> Subscription | None:
+    """The first subscription whose pattern fits the model's name; None: nobody asked for it."""
+    return next((s for s in subscriptions.subscriptions if fnmatchcase(name, s.name)), None)
+
+
+def covers(subscription: Subscription, version: RegisteredVersion) -> bool:
+    """Whether this version, as the registry lists it now, is to be judged."""
+    wanted = subscription.versions
+    if wanted.alias is not None and wanted.alias not in version.aliases:
+        return False
+    return version.ready and all(version.tags.get(key) == value for key, value in (wanted.tag or {}).items())
+
+
+def concerns(subscription: Subscription, service: Service, event: Event) -> bool:
+    """Whether an event may make a version one of those that are covered; what the gate itself wrote never does."""
+    wanted = subscription.versions
+    match event.entity, event.action:
+        case "model_version", "created":
+            return wanted.alias is None  # an alias cannot be there yet, and will have an event of its own
+        case "model_version_alias", "created":
+            return wanted.alias is not None and event.alias == wanted.alias and event.alias != service.alias
+        case "model_version_tag", "set":
+            key = event.key or ""
+            return not key.startswith(TAG_PREFIX) and key in (wanted.tag or {})
+    return False
