@@ -13,7 +13,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -23,38 +24,65 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass
+class Server:
+    """An MLflow server that keeps everything below `folder`, and can be killed and started again under its URI."""
+
+    folder: Path
+    settings: Mapping[str, str] = field(default_factory=dict)  # MLFLOW_... of its environment
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        # Without job execution: eight processes less, and a start of seconds.
+        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
+        command += ["--port", str(self.port), "--backend-store-uri", f"sqlite:///{self.folder.absolute()}/server.db"]
+        command += ["--artifacts-destination", str(self.folder.absolute() / "artifacts")]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**environment, **self.settings},
+                start_new_session=True,
+            )
+
+    def wait(self, patience: float = 120.0) -> None:
+        assert self.process is not None
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+            time.sleep(0.1)
+        log = (self.folder / "server.log").read_text(errors="replace")
+        raise RuntimeError(f"the MLflow server did not start:\n{log[-3000:]}")
+
+    def kill(self) -> None:
+        """kill -9, its whole process group."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
 @contextlib.contextmanager
-def mlflow_server(folder: Path, patience: float = 120.0) -> Iterator[str]:
-    """Start a server that keeps everything below `folder`; yields its URI, ends its whole process group."""
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    # Without job execution: eight processes less, and a start of seconds.
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder.absolute()}/server.db"]
-    command += ["--artifacts-destination", str(folder.absolute() / "artifacts")]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
-        )
+def mlflow_server(folder: Path, patience: float = 120.0, **settings: str) -> Iterator[str]:
+    """A server for the length of the block; yields its URI."""
+    server = Server(folder, settings)
+    server.start()
     try:
-        _wait(server, uri, patience, folder / "server.log")
-        yield uri
+        server.wait(patience)
+        yield server.uri
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _wait(server: subprocess.Popen[bytes], uri: str, patience: float, log: Path) -> None:
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and server.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=2) as answer:
-            if answer.status == 200:
-                return
-        time.sleep(0.1)
-    raise RuntimeError(f"the MLflow server did not start:\n{log.read_text(errors='replace')[-3000:]}")
+        server.kill()
 
 
 def embedded_registry(folder: Path) -> str:
