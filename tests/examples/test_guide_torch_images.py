@@ -252,14 +252,14 @@ def test_what_only_a_shell_can_do_is_on_the_page(steps: list[Command | Edit]) ->
     assert {HOME / file for file in files if "*" not in file} < {*HOME.glob("*.py")}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_command_ends_as_the_page_says(hour: Hour) -> None:
     assert len(hour.done) > 10
     for one in hour.done:
         assert one.code == one.command.ends, f"{one.command.line}\n{one.said}"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_draft_asks_for_nothing_that_can_be_found_out(hour: Hour) -> None:
     draft = Config.model_validate(hour.draft)
     assert draft.data.images is not None
@@ -271,7 +271,7 @@ def test_the_draft_asks_for_nothing_that_can_be_found_out(hour: Hour) -> None:
     assert all(line.startswith("✔") for line in hour["privacy-gate doctor"][0].said.splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_plan_is_the_one_on_the_page(hour: Hour) -> None:
     first, heads = hour["privacy-gate plan"]
     assert as_anywhere(first.said) == as_anywhere(first.command.shown)
@@ -280,7 +280,7 @@ def test_the_plan_is_the_one_on_the_page(hour: Hour) -> None:
     assert "\n".join(shown) in as_anywhere(heads.said)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_first_refused_and_then_mended(hour: Hour) -> None:
     refused, mended, *_ = hour["privacy-gate check"]
     assert {id for id, status in refused.rules.items() if status == "fail"} >= {"PG101", "PG201"}
@@ -295,7 +295,7 @@ def test_first_refused_and_then_mended(hour: Hour) -> None:
     assert all(warned[id].settings.reason for id in ("PG103", "PG104"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_comparison_shows_the_mend(hour: Hour) -> None:
     said = hour["privacy-gate defences"][0].said
     blocks = [block for block in said.split("\n\n") if "✖" in block or "✔" in block or "?" in block]
@@ -303,7 +303,7 @@ def test_the_comparison_shows_the_mend(hour: Hour) -> None:
     assert any("early_stopping (epochs 5)" in block and "✔ pass" in block for block in blocks), said
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_refitted_heads_fail_and_never_pass(hour: Hour) -> None:
     refused = hour["privacy-gate check"][2]
     assert refused.rules["PG101"] == "fail"
@@ -337,7 +337,7 @@ def trained(recipe: Recipe, hour: Hour) -> tuple[Any, float, float]:
     return module, float(right[::2].mean()), float(right[1::2].mean())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_gate_and_the_script_make_the_same_arrays_of_the_images(
     hour: Hour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +348,7 @@ def test_the_gate_and_the_script_make_the_same_arrays_of_the_images(
     assert y.astype(np.int64).tolist() == found[1].tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_transfer_learning_leaves_the_frozen_weights_as_they_were(hour: Hour) -> None:
     import torch
 
@@ -363,7 +363,7 @@ def test_transfer_learning_leaves_the_frozen_weights_as_they_were(hour: Hour) ->
     assert outside > 0.7
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_lightning_module_learns_the_digits(hour: Hour, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(hour.folder)
     _, inside, outside = trained(hour.configs[-1].shadows.recipe, hour)

@@ -140,9 +140,10 @@ def test_on_location30_more_epochs_leak_more(reference_data):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("replicates", [2, pytest.param(4, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("id", ["K-07", "K-09", "K-10", "street", "tpr power", "many attacks power"])
-def test_the_gate_keeps_its_promises_on_the_whole_street(id):
-    assert all(held(id, 4).values())
+def test_the_gate_keeps_its_promises_on_the_whole_street(id, replicates):
+    assert all(held(id, replicates).values())
 
 
 def test_the_same_seed_gives_the_same_promises():
