@@ -28,6 +28,8 @@ def build(*, config: Path | None, observations: Path | None = None, **options: A
                 raise UsageError(f"--observations judges predictions alone; {name} has no meaning with it", _ONE_OF)
         if options.get("records", "none") != "none":
             raise UsageError("--observations holds no record ids; --records has no meaning with it", _ONE_OF)
+        if options.get("trust", "code") != "code":
+            raise UsageError("--observations loads no model; --trust has no meaning with it", _ONE_OF)
         if config is not None:
             raise UsageError("--observations judges predictions alone; --config has no meaning with it", _ONE_OF)
     elif config is None and Path(CONFIG_FILE).is_file():

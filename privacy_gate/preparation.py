@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -44,7 +44,7 @@ from privacy_gate.registry import Registry, open_registry
 from privacy_gate.reports import wording
 from privacy_gate.request import CheckRequest, Config, LoadedModel
 from privacy_gate.sandbox import examine, probe
-from privacy_gate.sandbox.choice import choose, explained, require_unchanged, warning
+from privacy_gate.sandbox.choice import MODEL, choose, explained, require_unchanged, warning
 from privacy_gate.sandbox.declared import agreed, form_of, in_order
 from privacy_gate.sandbox.outputs import Form
 from privacy_gate.sandbox.runtime import Runtime
@@ -155,7 +155,12 @@ def prepare(
     if uri is None:
         raise UsageError("no model was named", "privacy-gate check models:/NAME@ALIAS, or model: in the config")
     parts.defences = terms.defences
+    for note in request.notes:
+        parts.warn(note)
     registry = open_registry(config.tracking_uri, config.registry_uri, uri)
+    if request.trust == "data":
+        _require_own_environment(config)
+        registry = cast("Registry", _DataAlone(registry))
     parts.registry = registry
     watch.stage(f"resolving {uri}")
     candidate = registry.resolve(uri, work / "candidate")
@@ -260,6 +265,39 @@ def prepare(
         score_seconds=score_seconds,
     )
     return _planned(request, terms, probed(request, terms, bare, work, parts, watch), work, watch)
+
+
+class RunsCode(UsageError):
+    """The model runs code when it is loaded, and only data was trusted."""
+
+
+class _DataAlone:
+    """A registry that gives no model that runs code when it is loaded: no candidate, checkpoint, baseline or shadow."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._registry, name)
+
+    def resolve(self, uri: str, into: Path) -> Candidate:
+        """See Registry.resolve; raises RunsCode."""
+        candidate = self._registry.resolve(uri, into)
+        if candidate.executes_code:
+            raise RunsCode(f"{candidate.resolved_uri} runs code when it is loaded, and only data is trusted", _TRUST)
+        return candidate
+
+
+_TRUST = "trust: code in the subscription (without a service: leave out --trust data), if you trust whoever logged it"
+
+
+def _require_own_environment(config: Config) -> None:
+    """Building an environment from a model's requirements runs what the packages bring."""
+    if config.environment == MODEL:
+        raise RunsCode(
+            "environment: model installs what the model asks for, which runs code, and only data is trusted",
+            f"environment: current, or {_TRUST}",
+        )
 
 
 def _tell_labels_alone(terms: Terms, parts: Known) -> None:

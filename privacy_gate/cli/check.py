@@ -67,6 +67,9 @@ def check(
         int | None, typer.Option(min=1, help="Worker processes. Default: the usable cores.", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda: where torch models are trained and scored.")] = "cpu",
+    trust: Annotated[
+        str, typer.Option(help="code, or data: refuse a model that runs code when it is loaded.")
+    ] = "code",
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="End with 0 instead of 1; recorded.")] = False,
     no_mlflow_log: Annotated[bool, typer.Option("--no-mlflow-log", help="Write nothing back to MLflow.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict only.")] = False,
@@ -98,6 +101,7 @@ def check(
         seed=seed,
         jobs=jobs,
         device=device,
+        trust=trust,
         exit_zero=exit_zero,
         mlflow_log=not no_mlflow_log,
     )

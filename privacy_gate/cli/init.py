@@ -445,8 +445,9 @@ def draft(wishes: Wishes, known: Known) -> dict[Path, str]:
             model=wishes.model,
             ci_path=place.as_posix(),
             doctor=f"privacy-gate doctor --config {quoted}",
-            check=f'privacy-gate check "$MODEL" --config {quoted} '
-            "--out privacy-gate-report --format html --format markdown",
+            # After -- nothing is an option: a model that is called --exit-zero is no model.
+            check=f"privacy-gate check --config {quoted} "
+            '--out privacy-gate-report --format html --format markdown -- "$MODEL"',
         )
     return files
 

@@ -202,6 +202,12 @@ class Registry(Protocol):
         read is left out with a warning; a registry that is gone raises RegistryUnreachable.
         """
 
+    def evaluations(self, candidate: Candidate) -> tuple[str, ...]:
+        """Ids of the gate's runs about exactly this model digest, newest first, without those that were deleted.
+
+        Raises RegistryUnreachable (also without permission).
+        """
+
     def versions(self) -> Iterator[RegisteredVersion]:
         """Every version of every registered model, models by name, versions ascending; raises RegistryUnreachable."""
 
@@ -214,11 +220,16 @@ class Registry(Protocol):
     def move_alias(self, name: str, alias: str, version: str | None) -> None:
         """Point an alias to a version, with None to nothing; again is the same as once.
 
-        Raises CandidateNotFound where there is no such version, RegistryUnreachable (also without permission).
+        Raises CandidateNotFound where there is no such version, UsageError for a name that the registry refuses,
+        RegistryUnreachable (also without permission).
         """
 
     def mark(self, name: str, version: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a version; raises CandidateNotFound, RegistryUnreachable (also without permission)."""
+        """Set tags of a version, leave others.
+
+        Raises CandidateNotFound, UsageError for a tag that the registry refuses, RegistryUnreachable (also without
+        permission).
+        """
 
     def attach(self, run_id: str, files: Sequence[Path]) -> None:
         """Put shareable files beside the report of an evidence run, in place of files of the same name.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from privacy_gate.datamodel import Candidate
-from privacy_gate.errors import CandidateNotFound, DataError
+from privacy_gate.errors import CandidateNotFound, DataError, UsageError
 from privacy_gate.registry import (
     MEMBERS,
     PASSES,
@@ -19,8 +20,10 @@ from privacy_gate.registry import (
     Probe,
     Recorded,
     RecordedReport,
+    RegisteredVersion,
     Remembered,
     StoredEvidence,
+    Webhook,
     attempt_of,
     run_tags,
     verdict_tags,
@@ -54,7 +57,7 @@ class InMemoryRegistry:
     def add(self, name: str, folder: Path, alias: str | None = None, entry: Entry | None = None) -> str:
         """Register `folder` as the next version of `name`; returns the version."""
         versions = self.models.setdefault(name, {})
-        version = str(len(versions) + 1)
+        version = str(max(map(int, versions), default=0) + 1)
         versions[version] = entry or Entry(folder)
         if alias:
             self.aliases.setdefault(name, {})[alias] = version
@@ -107,6 +110,11 @@ class InMemoryRegistry:
             )
         )
 
+    def evaluations(self, candidate: Candidate) -> tuple[str, ...]:
+        """See Registry.evaluations."""
+        same = [run for run, report in self.recorded.items() if report.model_sha256 == candidate.digest]
+        return tuple(reversed(same))
+
     def evidence(self, candidate: Candidate, into: Path) -> StoredEvidence | None:
         """See Registry.evidence."""
         run = candidate.tags.get(TAG_PREFIX + "run_id", "")
@@ -120,6 +128,55 @@ class InMemoryRegistry:
             for file in files:
                 snapshots.copy(file, folder / name)
         return _stored(folder, run, report.verdict)
+
+    def versions(self) -> Iterator[RegisteredVersion]:
+        """See Registry.versions."""
+        for name in sorted(self.models):
+            yield from (self._registered(name, version) for version in sorted(self.models[name], key=int))
+
+    def version(self, name: str, version: str) -> RegisteredVersion | None:
+        """See Registry.version."""
+        return self._registered(name, version) if version in self.models.get(name, {}) else None
+
+    def _registered(self, name: str, version: str) -> RegisteredVersion:
+        entry = self.models[name][version]
+        here = sorted(alias for alias, target in self.aliases.get(name, {}).items() if target == version)
+        return RegisteredVersion(name, version, tuple(here), dict(entry.tags))
+
+    def alias(self, name: str, alias: str) -> str | None:
+        """See Registry.alias."""
+        return self.aliases.get(name, {}).get(alias)
+
+    def move_alias(self, name: str, alias: str, version: str | None) -> None:
+        """See Registry.move_alias."""
+        if version is None:
+            self.aliases.get(name, {}).pop(alias, None)
+        else:
+            self._entry(name, version)
+            self.aliases.setdefault(name, {})[alias] = version
+
+    def mark(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """See Registry.mark."""
+        self._entry(name, version).tags.update(tags)
+
+    def _entry(self, name: str, version: str) -> Entry:
+        if version not in self.models.get(name, {}):
+            raise CandidateNotFound(
+                f"model '{clean(name, 100)}' has no version {clean(version, 40)}", "it may have been deleted meanwhile"
+            )
+        return self.models[name][version]
+
+    def attach(self, run_id: str, files: Sequence[Path]) -> None:
+        """See Registry.attach."""
+        if run_id not in self.recorded:
+            raise DataError(f"run {clean(run_id, 100)} is no evaluation of the gate's", "it may have been deleted")
+        names = {file.name for file in files}
+        kept = [file for file in self.recorded[run_id].files if file.name not in names]
+        self.recorded[run_id] = replace(self.recorded[run_id], files=(*kept, *files))
+
+    def webhooks(self) -> list[Webhook]:
+        """See Registry.webhooks."""
+        raise UsageError("a registry in memory calls no webhooks", "name an MLflow server, or sweep")
 
     def ping(self) -> list[Probe]:
         """See Registry.ping."""
@@ -152,6 +209,11 @@ class InMemoryRegistry:
         raise AssertionError(address)  # pragma: no cover
 
     def _artifact(self, run: str, path: str, uri: str) -> Path:
+        for file in self.recorded[run].files if run in self.recorded else ():
+            if path == f"{SHARED_FOLDER}/{file.name}" and file.exists():
+                return file
+        if run in self.recorded:
+            raise DataError(f"{clean(uri, 200)}: run {run} has no such artifact", "see the run's artifacts")
         if run not in self.runs:
             raise CandidateNotFound(f"{clean(uri, 200)}: no run {run}", listed("run", self.runs))
         source = self.runs[run] / path

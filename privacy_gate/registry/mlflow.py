@@ -12,7 +12,7 @@ import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,8 +31,10 @@ from privacy_gate.registry import (
     Probe,
     Recorded,
     RecordedReport,
+    RegisteredVersion,
     Remembered,
     StoredEvidence,
+    Webhook,
     attempt_of,
     run_tags,
     verdict_tags,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "privacy-gate"
 MOST_RUNS = 20  # evaluations of one model that are searched for a member list
+PAGE = 1000  # of a listing; MLflow gives no more models at once
 
 # What the user set stays; what they did not set must not make the gate chatty, slow to fail or talkative to strangers.
 _SETTINGS = {
@@ -129,9 +132,16 @@ def _is_missing(error: BaseException) -> bool:
     return getattr(error, "error_code", None) in _MISSING
 
 
+def _is_invalid(error: BaseException) -> bool:
+    return getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
+
+
 @contextlib.contextmanager
-def _asking(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow raises into RegistryUnreachable; the caller has dealt with "does not exist" before."""
+def _asking(uri: str, permission: str = "read") -> Iterator[None]:
+    """Turn whatever MLflow raises into RegistryUnreachable; the caller has dealt with "does not exist" before.
+
+    permission  that is missing where the registry says "not you": read, edit
+    """
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -144,7 +154,7 @@ def _asking(uri: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, requests.RequestException, OSError) as error:
         if _is_forbidden(error):
             raise RegistryUnreachable(
-                f"{where}: access denied", "set MLFLOW_TRACKING_TOKEN, or ask for read permission"
+                f"{where}: access denied", f"set MLFLOW_TRACKING_TOKEN, or ask for {permission} permission"
             ) from error
         raise RegistryUnreachable(
             f"{where}: {clean(redact(str(error)), 300)}",
@@ -301,6 +311,11 @@ class MlflowRegistry:
 
     def _version_origin(self, found: Any) -> _Origin:
         name, version = str(found.name), str(found.version)  # sqlite answers with a number, a server with text
+        if clean(name) != name:  # what is shown and written to by its name must not be another model
+            raise UsageError(
+                f"model '{clean(name, 100)}' has characters in its name that cannot be shown",
+                "register it again under another name",
+            )
         if found.status not in (None, "READY"):
             raise CandidateNotFound(
                 f"model '{clean(name, 100)}' version {version} is not ready ({clean(found.status, 40)})", "wait for it"
@@ -346,7 +361,7 @@ class MlflowRegistry:
                 return self._client.get_run(run_id)
             except MlflowException as error:
                 # An id that is not one is an invalid parameter; a run that was deleted does not exist.
-                if _is_missing(error) or getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE":
+                if _is_missing(error) or _is_invalid(error):
                     return None
                 raise
 
@@ -623,6 +638,15 @@ class MlflowRegistry:
             token = page.token or ""
         return found
 
+    def evaluations(self, candidate: Candidate) -> tuple[str, ...]:
+        """See Registry.evaluations."""
+        if re.fullmatch(r"[0-9a-f]{64}", candidate.digest) is None:  # it becomes a part of a query
+            raise ValueError(f"not a sha256: {candidate.digest!r}")
+        with _asking(self.tracking):
+            found = [run for run in self._evidence_runs(candidate.digest) if run.info.lifecycle_stage == "active"]
+        newest = sorted(found, key=lambda run: (run.info.start_time or 0, run.info.run_id), reverse=True)
+        return tuple(str(run.info.run_id) for run in newest)
+
     def evidence(self, candidate: Candidate, into: Path) -> StoredEvidence | None:
         """See Registry.evidence."""
         run_id = candidate.tags.get(TAG_PREFIX + "run_id", "")
@@ -672,11 +696,134 @@ class MlflowRegistry:
 
     def _is_evidence(self, run: Any, digest: str) -> bool:
         """Whether the gate wrote this run, about these bytes: tags are anybody's, so they are checked on both ends."""
-        if run.data.tags.get(TAG_PREFIX + "model_sha256") != digest or run.info.lifecycle_stage != "active":
+        return run.data.tags.get(TAG_PREFIX + "model_sha256") == digest and self._is_own(run)
+
+    def _is_own(self, run: Any) -> bool:
+        """Whether the run is of the gate's own experiment, and nobody deleted it."""
+        if run.info.lifecycle_stage != "active":
             return False
         with _asking(self.tracking):
             experiment = self._client.get_experiment_by_name(EXPERIMENT)
         return experiment is not None and experiment.experiment_id == run.info.experiment_id
+
+    # --- versions and aliases ---
+
+    def versions(self) -> Iterator[RegisteredVersion]:
+        """See Registry.versions. What comes or goes while it is listed may be missing; prompts are no models."""
+        aliases = {
+            str(model.name): dict(model.aliases)
+            for model in self._pages(lambda token: self._client.search_registered_models(None, PAGE, None, token))
+        }
+        # A page begins where the one before ended, counted in rows: in this order new versions move few of them.
+        order = ["name ASC", "version_number ASC"]
+        found = {
+            (str(v.name), int(v.version)): v
+            for v in self._pages(lambda token: self._client.search_model_versions(None, PAGE, order, token))
+        }
+        # A listing does not carry aliases, and databases do not agree on the order of names.
+        for name, number in sorted(found):
+            here = (alias for alias, version in aliases.get(name, {}).items() if str(version) == str(number))
+            yield _listed(found[name, number], here)
+
+    def _pages(self, page: Callable[[Any], Any]) -> Iterator[Any]:
+        token = None
+        while True:
+            with _asking(self.models):
+                found = page(token)
+            yield from found
+            token = found.token
+            if not token:
+                return
+
+    def version(self, name: str, version: str) -> RegisteredVersion | None:
+        """See Registry.version."""
+        found = self._version(name, version)
+        return None if found is None else _listed(found, found.aliases)
+
+    def _version(self, name: str, version: str) -> Any | None:
+        return self._known(lambda: self._client.get_model_version(name, version)) if _is_version(version) else None
+
+    def _known(self, question: Callable[[], Any]) -> Any | None:
+        """The answer, or None where there is no such thing, or none can be called that."""
+        from mlflow.exceptions import MlflowException
+
+        with _asking(self.models):
+            try:
+                return question()
+            except MlflowException as error:
+                if _is_missing(error) or _is_invalid(error):
+                    return None
+                raise
+
+    def alias(self, name: str, alias: str) -> str | None:
+        """See Registry.alias."""
+        model = self._known(lambda: self._client.get_registered_model(name))
+        version = None if model is None else model.aliases.get(alias)
+        return None if version is None else str(version)
+
+    def move_alias(self, name: str, alias: str, version: str | None) -> None:
+        """See Registry.move_alias. Writes nothing where it points there already: each write makes an event."""
+        if version is not None and not _is_version(version):
+            raise _no_version(name, version)
+        if self.alias(name, alias) == (None if version is None else str(int(version))):
+            return
+        if version is None:
+            self._change(lambda: self._client.delete_registered_model_alias(name, alias), None)
+        else:
+            if self._version(name, version) is None:
+                raise _no_version(name, version)
+            missing = _no_version(name, version)
+            self._change(lambda: self._client.set_registered_model_alias(name, alias, version), missing)
+
+    def mark(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """See Registry.mark. Writes only what is not there already: each write makes an event."""
+        found = self._version(name, version)
+        if found is None:
+            raise _no_version(name, version)
+        for key, value in tags.items():
+            if found.tags.get(key) != value:
+                self._change(
+                    partial(self._client.set_model_version_tag, name, version, key, value), _no_version(name, version)
+                )
+
+    def _change(self, action: Callable[[], Any], missing: GateError | None) -> None:
+        """Write to the registry; `missing` is raised where the place to write to is gone, None: that is as good."""
+        from mlflow.exceptions import MlflowException
+
+        with _asking(self.models, "edit"):
+            try:
+                action()
+            except MlflowException as error:
+                if _is_missing(error):
+                    if missing is None:
+                        return
+                    raise missing from error
+                if _is_invalid(error):
+                    raise UsageError(
+                        f"the registry refuses it: {clean(redact(str(error)), 300)}", "choose another name or value"
+                    ) from error
+                raise
+
+    def attach(self, run_id: str, files: Sequence[Path]) -> None:
+        """See Registry.attach."""
+        run = self._run(run_id) if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", run_id) else None
+        if run is None or not self._is_own(run):
+            raise DataError(f"run {clean(run_id, 100)} is no evaluation of the gate's", "it may have been deleted")
+        for file in files:
+            if not file.is_file():
+                raise StorageFailed(f"{clean(file)}: no such file", "write it before it is attached")
+        with _asking(self.tracking, "edit"):
+            self._log_files(run_id, files, SHARED_FOLDER)
+
+    def webhooks(self) -> list[Webhook]:
+        """See Registry.webhooks. A database keeps webhooks as well, but only a server calls them."""
+        where = clean(redact(self.models), 200)
+        if _endpoint(self.models) is None:
+            raise UsageError(f"{where}: calls no webhooks, only an MLflow server does", "name the server, or sweep")
+        try:
+            return [_webhook(hook) for hook in self._pages(lambda token: self._client.list_webhooks(100, token))]
+        except RegistryUnreachable as error:
+            raise _why_no_webhooks(error, where) from error
 
     # --- ping ---
 
@@ -709,6 +856,54 @@ class MlflowRegistry:
                 return Probe("write", True, f"{where} takes writes")
             return Probe("write", False, clean(redact(str(error)), 300), mend)
         return Probe("write", False, f"{where} took a write to a run that does not exist", "is this an MLflow server?")
+
+
+def _is_version(version: str) -> bool:
+    """Whether a registry could have it: databases keep 32 bits, and fail on more."""
+    return re.fullmatch(r"[0-9]{1,10}", version) is not None and 0 < int(version) < 2**31
+
+
+def _no_version(name: str, version: str) -> CandidateNotFound:
+    return CandidateNotFound(
+        f"model '{clean(name, 100)}' has no version {clean(version, 40)}", "it may have been deleted meanwhile"
+    )
+
+
+def _listed(found: Any, aliases: Iterable[str]) -> RegisteredVersion:
+    return RegisteredVersion(
+        name=str(found.name),
+        version=str(found.version),  # sqlite answers with a number, a server with text
+        aliases=tuple(sorted(map(str, aliases))),
+        tags={str(key): str(value) for key, value in found.tags.items()},
+        run_id=found.run_id or None,
+        created=(found.creation_timestamp or 0) / 1000,
+        ready=found.status in (None, "READY"),
+    )
+
+
+def _webhook(found: Any) -> Webhook:
+    return Webhook(
+        id=str(found.webhook_id),
+        name=str(found.name),
+        url=str(found.url),
+        events=tuple(sorted(str(event) for event in found.events)),
+        active=str(getattr(found.status, "value", found.status)) == "ACTIVE",
+    )
+
+
+def _why_no_webhooks(error: RegistryUnreachable, where: str) -> GateError:
+    """A server that does not list its webhooks: too old, or without the key that their secrets are kept under."""
+    cause = error.__cause__
+    code, status = getattr(cause, "error_code", None), getattr(cause, "get_http_status_code", lambda: None)()
+    if code == "ENDPOINT_NOT_FOUND" or status == 404 or re.search(r"error code 404\b", str(cause)):
+        return UsageError(f"{where}: has no webhooks", "MLflow has them from 3.3 on; without them, sweep")
+    if re.search(r"\b500\b|InvalidToken", str(cause)):
+        return RegistryUnreachable(
+            f"{where}: fails to list its webhooks: MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY of the server was lost or"
+            " never set, so that it calls none of them",
+            "set it on the server to a Fernet key and start it again; webhooks made before must be made again",
+        )
+    return error
 
 
 def _attempt(run: Any) -> Attempt:

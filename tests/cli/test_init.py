@@ -727,7 +727,8 @@ def test_github_workflow(here):
     for step in job["steps"]:
         assert "${{" not in step.get("run", "")  # an expression in a script is an injection
     check = next(step for step in job["steps"] if step.get("name") == "check")
-    assert check["run"].startswith('privacy-gate check "$MODEL" --config privacy-gate.yaml ')
+    assert check["run"].startswith("privacy-gate check --config privacy-gate.yaml ")
+    assert check["run"].rstrip().endswith(' -- "$MODEL"')  # a model that is called --exit-zero is no option
     assert check["env"]["MODEL"] == "${{ inputs.model }}"
     assert "continue-on-error" not in check
 
@@ -735,7 +736,8 @@ def test_github_workflow(here):
 def test_gitlab_job(here):
     assert run(["init", "--ci", "gitlab"]) == 0
     job = yaml.safe_load(Path(".gitlab-ci.privacy-gate.yml").read_text())["privacy-gate"]
-    assert 'privacy-gate check "$MODEL"' in job["script"][-1]
+    assert job["script"][-1].startswith("privacy-gate check ")
+    assert job["script"][-1].rstrip().endswith(' -- "$MODEL"')
     assert job["retry"]["exit_codes"] == [3]
     assert "allow_failure" not in job  # fail closed
     assert job["artifacts"]["when"] == "always"
@@ -757,7 +759,8 @@ def test_ci_recipes_say_where_packages_should_come_from(here, ci):
 def test_jenkinsfile(here):
     assert run(["init", "--ci", "jenkins"]) == 0
     text = Path("Jenkinsfile.privacy-gate").read_text()
-    assert 'script: \'.venv/bin/privacy-gate check "$MODEL" --config privacy-gate.yaml ' in text
+    assert "script: '.venv/bin/privacy-gate check --config privacy-gate.yaml " in text
+    assert ' -- "$MODEL"\')' in text
     assert text.count("{") == text.count("}")
 
 

@@ -19,11 +19,15 @@ CLEAN = "red line"
 
 @dataclass(frozen=True)
 class World:
-    """A registry with model `churn`: versions 1 and 2, alias `candidate` on 1, trained in `run`."""
+    """A registry with model `churn`: versions 1 and 2, alias `candidate` on 1, trained in `run`.
+
+    database  of the real ones: for what cannot be brought about otherwise
+    """
 
     registry: Registry
     run: str
     uri: str | None = None
+    database: Path | None = None
 
 
 def estimator(seed: int = 0):
@@ -87,7 +91,7 @@ def embedded(tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("embedded")
     uri = embedded_registry(folder)
     run = populate(uri, folder)
-    return World(open_registry(uri, None), run, uri)
+    return World(open_registry(uri, None), run, uri, folder / "mlflow.db")
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +99,7 @@ def server(tmp_path_factory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("server")
     with mlflow_server(folder) as uri:
         run = populate(uri, folder)
-        yield World(open_registry(uri, None), run, uri)
+        yield World(open_registry(uri, None), run, uri, folder / "server.db")
 
 
 @pytest.fixture(params=["in_memory", "embedded", pytest.param("server", marks=[pytest.mark.server, pytest.mark.slow])])
