@@ -179,6 +179,14 @@ class World:
         assert status == 200, (status, body)
         return json.loads(body)
 
+    def jobs(self, name: str | None = None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.json("/api/jobs?limit=1000")["jobs"]
+        return [job for job in found if name in (None, job["name"])]
+
+    def deliveries(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.json("/api/deliveries?limit=1000")["deliveries"]
+        return found
+
     # --- the registry ---
 
     @contextlib.contextmanager
@@ -206,6 +214,12 @@ class World:
                     model, name="model", pip_requirements=[], serialization_format="cloudpickle"
                 )
         return f"models:/{logged.model_id}"
+
+    def register(self, name: str, source: str) -> str:
+        """One more version of a registered model; its number."""
+        with self.client() as client:
+            made = client.create_model_version(name, source, model_id=source.removeprefix("models:/"))
+        return str(made.version)
 
     def verdict(self, name: str, version: str) -> str | None:
         with self.client() as client:

@@ -121,11 +121,14 @@ def embedded_shop(tmp_path_factory) -> Shop:
     return Shop(open_registry(uri, None), folder, uri)
 
 
-@pytest.fixture(params=["memory", "embedded"])
-def shop(request, tmp_path) -> Shop:
-    if request.param == "embedded":
-        return request.getfixturevalue("embedded_shop")
+@pytest.fixture
+def shop(tmp_path) -> Shop:
     return Shop(InMemoryRegistry(), tmp_path)
+
+
+@pytest.fixture(params=["memory", "embedded"])
+def either(request, shop) -> Shop:
+    return request.getfixturevalue("embedded_shop") if request.param == "embedded" else shop
 
 
 def names(found: Approval | Refused) -> set[str]:
@@ -137,7 +140,8 @@ def names(found: Approval | Refused) -> set[str]:
 # --- what is promoted ---
 
 
-def test_a_signed_pass_is_promoted(shop):
+def test_a_signed_pass_is_promoted(either):
+    shop = either
     uri = shop.model()
     evidence = shop.judged(uri)
     found = shop.ask(uri)
@@ -166,7 +170,8 @@ def test_the_last_day_counts(shop):
     assert names(shop.ask(uri, now=moment("2026-08-31T23:59:59"))) == {"freshness"}
 
 
-def test_given_files_need_no_evidence_run(shop):
+def test_given_files_need_no_evidence_run(either):
+    shop = either
     uri = shop.model()
     evidence = shop.judged(uri, attach=False)
     found = shop.ask(uri, envelope=evidence.envelope, report=evidence.report)
@@ -194,7 +199,8 @@ def test_one_of_several_policies_is_enough(shop):
     assert names(shop.ask(uri, policies=frozenset({STANDARD, "c" * 64}))) == {"policy"}
 
 
-def test_an_alias_is_followed_once(shop):
+def test_an_alias_is_followed_once(either):
+    shop = either
     uri = shop.model()
     shop.judged(uri)
     name = uri.split("/")[1]
@@ -221,8 +227,9 @@ def test_an_alias_that_somebody_else_moved_meanwhile(shop):
 # --- what is refused ---
 
 
-def test_forged_tags_are_worth_nothing(shop):
+def test_forged_tags_are_worth_nothing(either):
     """All tags of an approved version, set on another one."""
+    shop = either
     good, other = shop.model(), shop.model()
     shop.judged(good)
     shop.forge(other, shop.tags(good))
@@ -410,8 +417,9 @@ def test_of_two_passes_the_later_one_counts(shop):
     assert names(late) == {"freshness"}
 
 
-def test_a_violation_that_was_found_later_counts(shop):
+def test_a_violation_that_was_found_later_counts(either):
     """As after a waiver was withdrawn: the old pass is still signed, of these bytes, by this policy, and fresh."""
+    shop = either
     uri = shop.model()
     passed = shop.judged(uri, at="2026-09-01T12:00:00+00:00")
     failed = shop.judged(uri, sample("fail"), at="2026-09-01T13:00:00+00:00")
@@ -463,7 +471,8 @@ def test_junk_does_not_hide_what_the_tags_name(shop, monkeypatch):
 # --- what cannot be asked ---
 
 
-def test_only_versions_of_registered_models(shop):
+def test_only_versions_of_registered_models(either):
+    shop = either
     folder = model_folder(shop.new())
     for uri in (str(folder), f"runs:/{'0' * 32}/model", f"models:/m-{'0' * 32}", f"file://{folder}"):
         with pytest.raises(UsageError, match="only versions of registered models"):

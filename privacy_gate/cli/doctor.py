@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +17,8 @@ from privacy_gate.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
     from privacy_gate.request import CheckRequest, Config, Source
+    from privacy_gate.service.health import Finding
+    from privacy_gate.service.subscriptions import Subscribed
 
 GIGABYTE = 1 << 30
 LEAST_FREE, COMFORTABLE_FREE = GIGABYTE // 4, 2 * GIGABYTE
@@ -45,13 +47,27 @@ def doctor(
     ] = None,
     store: Annotated[Path | None, typer.Option(help="Where finished shadows are kept.", show_default=False)] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("privacy-gate-report"),
+    subscriptions: Annotated[
+        Path | None,
+        typer.Option(help="Look at a service: its file, registry, webhook, queue and clocks.", show_default=False),
+    ] = None,
+    test_delivery: Annotated[
+        bool,
+        typer.Option("--test-delivery", help="Also have the registry send its test event, and wait for it."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> int:
     """Look at the configuration, the registry, the disks and the installation; changes nothing.
 
     Ends with 0 if a check can run, with 2 if the configuration is wrong, with 3 if anything else is.
     """
-    findings = examine(config, store, out)
+    if subscriptions is not None:
+        _alone({"--config": config, "--store": store})
+        findings = examine_service(subscriptions, test_delivery)
+    elif test_delivery:
+        raise UsageError("--test-delivery belongs to a service", "add --subscriptions FILE")
+    else:
+        findings = examine(config, store, out)
     failed = {finding.code for finding in findings if finding.status == "fail"}
     code = ExitCode.USAGE if ExitCode.USAGE in failed else max(failed, default=ExitCode.PASS)
     if as_json:
@@ -92,6 +108,62 @@ def examine(config: Path | None, store: Path | None, out: Path) -> list[Examined
     if request is not None:
         findings += [*_registry(request.config), *_disk("store", _store_of(request), private=True)]
     return [*findings, *_disk("report", out, private=False)]
+
+
+# --- a service ------------------------------------------------------------------------------------------------------
+
+
+def _alone(given: dict[str, Path | None]) -> None:
+    if named := [option for option, value in given.items() if value is not None]:
+        raise UsageError(f"{', '.join(named)}: the subscriptions name that for each model", "leave one of them out")
+
+
+def examine_service(subscriptions: Path, test_delivery: bool) -> list[Examined]:
+    """All findings about a service, and whether checks by its subscriptions could run here."""
+    import time
+
+    from privacy_gate.cli.serve import extra
+
+    findings = [*installation(), _cores(), _telemetry()]
+    if any(finding.status == "fail" for finding in findings):
+        return [*findings, Examined("rest", "warn", "not looked at: the installation comes first")]
+    try:
+        with extra():
+            from privacy_gate.service import health
+            from privacy_gate.service.subscriptions import load, queue_url
+        subscribed = load(subscriptions)
+        url = queue_url(subscribed, os.environ)
+    except GateError as error:
+        return [*findings, _failed("subscriptions", error)]
+    findings.append(Examined("subscriptions", "ok", f"{subscriptions}, {len(subscribed.requests)} of them"))
+    for name, request in subscribed.requests.items():
+        if request.config is None:
+            continue
+        own = [_environment, _command]
+        if next(s.data for s in subscribed.value.subscriptions if s.name == name) == "config":
+            own.append(_files)
+        found = [found for part in own for found in part(request.config, request.config_dir)]
+        findings += [replace(each, name=f"{name}: {each.name}") for each in found]
+    looked = health.look(subscribed, url, os.environ, time.time())
+    if test_delivery:
+        looked.append(_delivery(subscribed, url))
+    return [*findings, *(Examined(f.name, f.level, f.detail, f.mend) for f in looked)]
+
+
+def _delivery(subscribed: Subscribed, url: str) -> Finding:
+    from privacy_gate.registry import open_registry
+    from privacy_gate.service import health
+    from privacy_gate.service.queue import open_queue
+
+    try:
+        registry = open_registry(subscribed.tracking_uri, subscribed.registry_uri)
+        queue = open_queue(url)
+    except GateError as error:
+        return health.Finding("test delivery", "fail", error.what, error.hint)
+    try:
+        return health.try_delivery(subscribed, queue, registry)
+    finally:
+        queue.close()
 
 
 # --- the installation -----------------------------------------------------------------------------------------------

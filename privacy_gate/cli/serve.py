@@ -35,7 +35,7 @@ def serve(
 ) -> int:
     """Take in an MLflow registry's webhooks, sweep it, judge what is new, and show how that goes on a page.
 
-    Needs the extra [server]. Secrets come from the environment, or from the files that NAME_FILE names:
+    Needs the extra `server`. Secrets come from the environment, or from the files that NAME_FILE names:
     PRIVACY_GATE_WEBHOOK_SECRET, PRIVACY_GATE_SERVICE_TOKEN, PRIVACY_GATE_SIGNING_KEY, PRIVACY_GATE_QUEUE_URL.
     Ends with 0 when it is told to (SIGTERM), and gives back what it was at.
     """

@@ -75,8 +75,6 @@ class _Told:
 
 def main(path: str) -> int:
     """Judge what JOB.json asks for; the exit code."""
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
     try:
         from privacy_gate.pipeline import check
 
@@ -149,4 +147,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
     sys.exit(main(sys.argv[1]))

@@ -95,7 +95,7 @@ def look(subscribed: Subscribed, url: str, environment: Mapping[str, str], now: 
     """
     from privacy_gate.service.queue import open_queue
 
-    findings = [_files(None), *_secrets(subscribed.value.service, environment)]
+    findings = _secrets(subscribed.value.service, environment)
     queue: Queue | None = None
     if _unmade(url):
         findings.append(Finding("queue", "warn", "there is none yet", "privacy-gate serve, or sweep, makes it"))

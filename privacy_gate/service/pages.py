@@ -23,7 +23,6 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, ValidationError
 
 from privacy_gate.datamodel import VerdictStatus
 from privacy_gate.registry import PASSES, Probe
@@ -33,11 +32,11 @@ from privacy_gate.reports.templating import VERDICT_TONES, environment
 from privacy_gate.reports.wording import VERDICTS
 from privacy_gate.resources import template
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Delivery, Job, Judged, Key, State
+from privacy_gate.service import Delivery, Job, Judged, Key, State, health
 from privacy_gate.service import sweep as sweeps
 from privacy_gate.service.queue import Queue
 from privacy_gate.service.secrets import WEBHOOK_SECRET
-from privacy_gate.service.subscriptions import Subscriptions
+from privacy_gate.service.subscriptions import Subscriptions, events
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -45,14 +44,14 @@ if TYPE_CHECKING:
 LIMIT = 50  # rows of a list
 DELIVERIES = 10
 REFRESH = 15  # seconds
-WEBHOOK = "/webhook"  # where the receiver listens
 LARGEST = 32 << 20  # bytes of a file of a report
 _TEXT = 600  # characters of any text from elsewhere
+_WORD = 30  # of what should be a word
 _NAME = 250  # a longer name is no model's
 _LATE = 3  # sweeps, or leases of a worker, that may be missed before the page says so
-HEALTH, WORKER = "health", "worker"  # facts: what the probes found; that a worker looked for work
 
 _ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _FILES = {
     "report.html": "text/html",
     "report.json": "application/json",
@@ -108,7 +107,7 @@ class Holder:
         if not self.seen:
             return "none", "?", "not looked up yet"
         if self.due is not None and (self.holds is None or _number(self.due) > _number(self.holds)):
-            return "open", "!", f"will move to version {self.due}"
+            return "open", "!", f"will move to version {clean(self.due, _WORD)}"
         if self.holds is None:
             return "none", "–", "no version passes"
         if self.passes is None:
@@ -124,28 +123,20 @@ class Rows:
     more: bool
 
 
-class Told(BaseModel):
-    """What a sweep remembers of itself, as far as it is shown.
-
-    counts   standing -> covered versions
-    aliases  model -> the version that the alias points to when the sweep is over, None for nothing
-    """
-
-    covered: int = 0
-    counts: dict[str, int] = {}
-    unknown_models: int = 0
-    forgotten: int = 0
-    failures: int = 0
-    broken: list[dict[str, str]] = []
-    aliases: dict[str, str | None] = {}
-
-
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The last one that came to its end; at: seconds since 1970; told: None: it cannot be read."""
+    """The last one that came to its end.
+
+    at        seconds since 1970
+    covered   versions that the subscriptions cover; None: what it remembered cannot be read
+    counts    how they stand -> how many
+    failures  versions and aliases that could not be looked at
+    """
 
     at: float
-    told: Told | None
+    covered: int | None = None
+    counts: tuple[tuple[str, int], ...] = ()
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +212,11 @@ class Status:
         parked, failing = self.counts[State.PARKED], sum(not probe.ok for probe in self.probes or ())
         untold = "what the registry forgot to tell is not found."
         found = [
-            (failing > 0, f"{_many(failing, 'check')} of the service and its webhook went wrong.", "health"),
+            (
+                failing > 0,
+                f"{_many(failing, 'check')} of the service and its webhook: there is something to mend.",
+                "health",
+            ),
             (parked > 0, f"{_many(parked, 'version')} {'waits' if parked == 1 else 'wait'} for a person.", "parked"),
             (bool(self.silent), f"{_many(len(self.silent), 'worker')} fell silent; others take over.", "running"),
             (not self.manned, "No worker looks for work: nothing is judged.", "health"),
@@ -247,7 +242,7 @@ def view(queue: Queue, settings: Subscriptions, now: float, model: str | None = 
     verdicts = queue.judged([job.key for job in ended.jobs if job.key is not None])
     today = _moment(now).date().isoformat()
     done = tuple(_done(job, verdicts, today) for job in ended.jobs)
-    health, worker = queue.recall(HEALTH), queue.recall(WORKER)
+    found, worker = queue.recall(health.FACT), queue.recall(health.WORKERS)
     sweep, failed = _sweep(queue.recall(sweeps.SWEPT)), queue.recall(sweeps.FAILED)
     return Status(
         now=now,
@@ -258,9 +253,9 @@ def view(queue: Queue, settings: Subscriptions, now: float, model: str | None = 
         parked=parts[State.PARKED],
         done=done,
         more_done=ended.more,
-        holders=_holders(sweep, done, model),
-        probes=None if health is None else _probes(health[0]),
-        probed=None if health is None else health[1],
+        holders=_holders(queue.recall(sweeps.ALIASES), done, model),
+        probes=None if found is None else _probes(found[0]),
+        probed=None if found is None else found[1],
         deliveries=tuple(queue.deliveries(DELIVERIES)),
         sweep=sweep,
         failed=Failure(str(failed[0]), failed[1]) if failed and (sweep is None or failed[1] > sweep.at) else None,
@@ -269,26 +264,20 @@ def view(queue: Queue, settings: Subscriptions, now: float, model: str | None = 
         lease=service.lease,
         sweep_every=service.sweep_every,
         attempts=service.attempts,
-        address=None if service.url is None else service.url.rstrip("/") + WEBHOOK,
-        events=events(settings),
+        address=None if service.url is None else service.url.rstrip("/") + health.WEBHOOK_PATH,
+        events=tuple(sorted(events(settings))),
     )
-
-
-def events(settings: Subscriptions) -> tuple[str, ...]:
-    """What a webhook must be created for, so that no version that the subscriptions cover is missed."""
-    needed = {"model_version.created"} if any(s.versions.alias is None for s in settings.subscriptions) else set()
-    needed |= {"model_version_alias.created" for s in settings.subscriptions if s.versions.alias is not None}
-    needed |= {"model_version_tag.set" for s in settings.subscriptions if s.versions.tag}
-    return tuple(sorted(needed))
 
 
 def _sweep(fact: tuple[Any, float] | None) -> Sweep | None:
     if fact is None:
         return None
-    try:
-        return Sweep(fact[1], Told.model_validate(fact[0]))
-    except ValidationError:  # of another release
-        return Sweep(fact[1], None)
+    value, at = fact
+    if not isinstance(value, Mapping) or not all(type(number) is int for number in value.values()):
+        return Sweep(at)  # of another release
+    counts = {str(name): number for name, number in value.items()}
+    covered, failures = counts.pop("covered", 0), counts.pop("failures", 0)
+    return Sweep(at, covered, tuple((name, number) for name, number in counts.items() if number)[:LIMIT], failures)
 
 
 def _rows(queue: Queue, state: State, model: str | None) -> Rows:
@@ -303,7 +292,8 @@ def _done(job: Job, verdicts: Mapping[Key, Judged], today: str) -> Done:
     if judged is None:
         return Done(job, None, None, False)
     folder = (judged.report or "").rpartition("/")[2]
-    return Done(job, judged, folder if _ID.fullmatch(folder) else None, judged.passes(today))
+    dated = _DATE.fullmatch(judged.valid_until or "") is not None
+    return Done(job, judged, folder if _ID.fullmatch(folder) else None, dated and judged.passes(today))
 
 
 def _probes(value: Any) -> tuple[Probe, ...]:
@@ -316,9 +306,10 @@ def _probes(value: Any) -> tuple[Probe, ...]:
     )
 
 
-def _holders(sweep: Sweep | None, done: Sequence[Done], model: str | None) -> tuple[Holder, ...]:
+def _holders(fact: tuple[Any, float] | None, done: Sequence[Done], model: str | None) -> tuple[Holder, ...]:
     """Of the models that the last sweep told of, and of those that have a pass."""
-    seen = sweep.told.aliases if sweep is not None and sweep.told is not None else {}
+    told = fact[0] if fact is not None and isinstance(fact[0], Mapping) else {}
+    seen = {name: None if version is None else str(version) for name, version in told.items()}
     passing: dict[str, list[str]] = {}
     for row in done:
         if row.passes:
@@ -397,6 +388,7 @@ def _environment() -> Environment:
         "tone": _tone,
         "verdict": _verdict,
         "worker": lambda job: (job.lease or "").rpartition(":")[0],
+        "is_date": lambda text: _DATE.fullmatch(text) is not None,
         "is_pass": lambda status: status in PASSES,
     }
     return made
@@ -424,7 +416,7 @@ def _verdict(status: str) -> str:
     try:
         return VERDICTS[VerdictStatus(status)]
     except ValueError:
-        return status
+        return clean(status, _WORD)
 
 
 def _moment(seconds: float) -> datetime.datetime:

@@ -23,7 +23,7 @@ from privacy_gate.service.writeback import Settled, effective, own_scratch, sett
 if TYPE_CHECKING:
     from privacy_gate.service.queue import Queue
 
-# Names of facts that the queue remembers: the last sweep, the last with verify, that one is at work, the last that failed.
+# Names of facts that the queue remembers: the last sweep, the last with verify, its beginning, the last that failed.
 SWEPT, VERIFIED, VERIFYING, FAILED = "sweep", "verify", "verifying", "sweep failed"
 ALIASES = "aliases"  # the same: model -> version that its alias points to
 LEASE = 60.0  # seconds for which a sweep is the only one; a longer one may have company, which does no harm

@@ -65,6 +65,8 @@ _GONE = "PRIVACY_GATE_SIGNING_"  # nothing of the signing key is a child's busin
 
 _log = logging.getLogger(__name__)
 
+reports.CATALOG.names()  # found now: at first use, a second thread would find only some of them
+
 
 class _LeaseLost(Exception):
     """The job is another worker's now: nothing more may be written."""

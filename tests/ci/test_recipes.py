@@ -509,10 +509,17 @@ def test_actions_are_pinned_and_the_vendors_own() -> None:
 
 def test_one_version_everywhere() -> None:
     """What is installed by default, and the tags of image, action and component, are this version."""
-    for path in RECIPES.rglob("*"):
-        if path.is_file():
-            found = re.findall(r"privacy-gate(?:==|:|[\w/.-]*@v?)(\d+\.\d+\.\d+)", path.read_text(encoding="utf-8"))
-            assert set(found) <= {VERSION}, path
+    named = re.compile(r"(?:privacy-gate(?:==|:|[\w/.-]*@v?)|rev: v)(\d+\.\d+\.\d+)")
+    found = {
+        path.name: named.findall(path.read_text(encoding="utf-8")) for path in RECIPES.rglob("*.*") if path.is_file()
+    }
+    assert {version for versions in found.values() for version in versions} == {VERSION}
+    mentioned = {name for name, versions in found.items() if versions}
+    assert mentioned == {
+        "action.yml", "workflow.yml", "privacy-gate.yml", "gitlab-ci.yml", "docker-compose.yaml", "README.md"
+    }  # fmt: skip
+    for name in ("jenkins/Jenkinsfile", "docker/Dockerfile"):
+        assert set(named.findall(text(name))) == {VERSION}
     assert ACTION["inputs"]["package"]["default"] == SPEC["spec"]["inputs"]["package"]["default"]
 
 
@@ -636,9 +643,17 @@ def test_dockerfile() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_jenkinsfile_is_groovy() -> None:
-    parser = pytest.importorskip("groovy_parser.parser")
-    assert parser.parse_groovy_content(JENKINSFILE)
+def test_brackets_of_the_jenkinsfile() -> None:
+    """A parser of Groovy takes seconds: here it is what an edit breaks most."""
+    plain = re.sub(r"'''.*?'''|'[^'\n]*'|\"[^\"\n]*\"|//[^\n]*", "", JENKINSFILE, flags=re.S)
+    opened: list[str] = []
+    for mark in re.findall(r"[][(){}]", plain):
+        if mark in "([{":
+            opened.append(mark)
+        else:
+            assert opened.pop() + mark in ("()", "[]", "{}")
+    assert opened == []
+    assert not re.search(r",\s*\)", plain)  # Groovy 2.4 takes no comma after the last argument
 
 
 # --- images and services --------------------------------------------------------------------------------------------
@@ -750,32 +765,47 @@ def test_no_secret_on_the_command_line_of_mlflow(machine: Machine, secrets: Path
     assert not any(key in argument or password in argument for argument in arguments)
 
 
-def test_the_webhook_is_made_once(tmp_path: Path) -> None:
-    from tests.mlflow_server import embedded_registry
+PLAYED_MLFLOW = """
+class Page(list):
+    token = None
 
-    uri = embedded_registry(tmp_path)
+class MlflowClient:
+    made = []
+    def list_webhooks(self, *, page_token=None):
+        page = Page(self.made[int(page_token or 0):][:1])
+        page.token = str(int(page_token or 0) + 1) if int(page_token or 0) + 1 < len(self.made) else None
+        return page
+    def create_webhook(self, name, url, events, description=None, secret=None):
+        assert secret == "a shared secret of many letters", "white space belongs to the file"
+        self.made.append(type("Webhook", (), {"url": url, "events": events}))
+"""
+
+
+def test_a_webhook_is_made_once(tmp_path: Path) -> None:
+    """A played client, one webhook a page; what MLflow itself makes of it, the tests of the service see."""
+    from privacy_gate.service.health import WEBHOOK_PATH
+
+    (tmp_path / "mlflow.py").write_text(PLAYED_MLFLOW)
     (tmp_path / "secret").write_text("a shared secret of many letters\n")
-    twice = (
-        "import runpy, sys; sys.argv[1:] = ['https://gate.example.org/webhook']\n"
-        f"script = runpy.run_path({str(DOCKER / 'create_webhook.py')!r})\n"
-        "print(script['main'](), script['main'](), len(list(__import__('mlflow').MlflowClient().list_webhooks())), sep='|')"
-    )
-    environment = {
-        "MLFLOW_TRACKING_URI": uri,
-        "PRIVACY_GATE_WEBHOOK_SECRET_FILE": str(tmp_path / "secret"),
-        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", twice], env={**os.environ, **environment}, capture_output=True, text=True, cwd=tmp_path
-    )
-    first, again, count = done.stdout.strip().split("|")
-    assert first.startswith("created for"), done.stderr
-    assert "is there already" in again
-    assert count == "1"
-    assert "a shared secret" not in done.stdout + done.stderr
+    program = f"""
+import runpy, sys, mlflow
+main = runpy.run_path({str(DOCKER / "create_webhook.py")!r})["main"]
+for url in ("https://a.example.org/webhook", "https://b.example.org/webhook", "https://b.example.org/webhook"):
+    sys.argv[1:] = [url]
+    print(main())
+print(*mlflow.MlflowClient.made[0].events)
+"""
+    environment = {"PYTHONPATH": str(tmp_path), "PRIVACY_GATE_WEBHOOK_SECRET_FILE": str(tmp_path / "secret")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    first, second, again, events = done.stdout.splitlines()
+    assert first.startswith("created for https://a"), done.stderr
+    assert second.startswith("created for https://b")
+    assert "already" in again
+    assert set(events.split()) == {"model_version.created", "model_version_alias.created", "model_version_tag.set"}
+    assert COMPOSE["services"]["webhook"]["entrypoint"][-1].endswith(WEBHOOK_PATH)
 
 
-def test_the_service_takes_the_configs(tmp_path: Path) -> None:
+def test_the_service_takes_the_configs() -> None:
     from privacy_gate.service.subscriptions import find, load, terms
 
     subscribed = load(DOCKER / "config" / "subscriptions.yaml")
@@ -819,34 +849,25 @@ def test_hooks_stop_a_commit(tmp_path: Path) -> None:
     run("git", "add", ".")
     good = run("pre-commit", "run")
     assert good.returncode == 0, good.stdout
-    assert good.stdout.count("Passed") == 2
+    assert (good.stdout.count("Passed"), good.stdout.count("Skipped")) == (1, 1)  # there are no waivers
 
     policy.write_text("apiVersion: privacy-gate/v1\nextends: standard\nrules:\n  PG101: {maximum: 0.58}\n")
-    run("git", "add", ".")
-    bad = run("pre-commit", "run", "privacy-gate-policy")
-    assert bad.returncode == 1
-    assert "privacy-policy.yaml:4" in bad.stdout
-
     waivers.write_text("waivers: [{id: W-1}]\n")
-    policy.write_text("apiVersion: privacy-gate/v1\nextends: standard\n")
     run("git", "add", ".")
-    bad = run("pre-commit", "run", "privacy-gate-waivers")
+    bad = run("pre-commit", "run")
     assert bad.returncode == 1
-    assert "privacy-waivers.yaml" in bad.stdout
-
-    (folder / "train.py").write_text("")
-    run("git", "reset", "-q")
-    run("git", "add", "train.py")
-    other = run("pre-commit", "run")
-    assert other.returncode == 0
-    assert other.stdout.count("Skipped") == 2
+    assert bad.stdout.count("Failed") == 2, bad.stdout
+    assert "privacy-policy.yaml:4" in bad.stdout
+    assert "privacy-waivers.yaml:1" in bad.stdout
 
 
 # --- the pages --------------------------------------------------------------------------------------------------------
 
 
 def fenced(name: str, language: str = "") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text(name), re.M | re.S)
+    return [
+        block for tongue, block in re.findall(r"^```(\w*)\n(.*?)^```$", text(name), re.M | re.S) if tongue == language
+    ]
 
 
 def commands(name: str) -> list[list[str]]:

@@ -90,8 +90,7 @@ def test_every_version_ends_with_one_verdict(world: World, versions: int, conten
         content = number % contents
 
         def register(content: int = content) -> str:
-            with world.client() as client:
-                return str(client.create_model_version("m", sources[content]).version)
+            return world.register("m", sources[content])
 
         # The server may be gone; or gone after it wrote the version, which then is one more.
         registered[until("the registration", register)] = content
@@ -112,7 +111,7 @@ def test_every_version_ends_with_one_verdict(world: World, versions: int, conten
         with world.client() as client:
             tags = {str(v.version): v.tags for v in client.search_model_versions("name='m'", max_results=1000)}
         found = {version: told["privacy_gate.verdict"] for version, told in tags.items()}  # all, or not yet
-        assert {job["state"] for job in world.json("/api/jobs")} == {"done"}
+        assert {job["state"] for job in world.jobs()} == {"done"}
         return found
 
     found = until("a verdict of every version", verdicts, 300.0)

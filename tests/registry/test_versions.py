@@ -81,40 +81,46 @@ def test_every_version_is_listed_in_order(world, model):
     assert found == [world.registry.version(model, v.version) for v in found], "one by one is as in the listing"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_only_a_name(world, name):
-    version = register(world, name)
+def test_a_name_is_only_a_name(world):
+    made = {name: register(world, name) for name in NAMES}
     try:
-        world.registry.mark(name, version, {"privacy_gate.verdict": "pass"})
-        world.registry.move_alias(name, "approved", version)
-        assert world.registry.alias(name, "approved") == version
-        [found] = listed(world, name)
-        assert (found.name, found.version, found.aliases) == (name, version, ("approved",))
-        assert found.tags == {"privacy_gate.verdict": "pass"}
-        assert world.registry.version(name, version) == found
+        for name, version in made.items():
+            world.registry.mark(name, version, {"privacy_gate.verdict": name.strip()})
+            world.registry.move_alias(name, "approved", version)
+        found = {v.name: v for v in listed(world, *NAMES)}
+        assert set(found) == set(NAMES)
+        for name, version in made.items():
+            assert world.registry.alias(name, "approved") == version
+            assert found[name].aliases == ("approved",)
+            assert found[name].tags == {"privacy_gate.verdict": name.strip()}
+            assert world.registry.version(name, version) == found[name]
     finally:
-        delete(world, name)
+        for name in made:
+            delete(world, name)
 
 
-@pytest.mark.parametrize("version", ["99", "0", "-1", "1.0", "", "x", "1 ", "²", "9" * 19, "9" * 40, "../1", "latest"])
-def test_a_version_that_is_none_is_none(world, version):
-    assert world.registry.version("churn", version) is None
-    with pytest.raises(CandidateNotFound, match="has no version"):
-        world.registry.move_alias("churn", "approved", version)
-    with pytest.raises(CandidateNotFound, match="has no version"):
-        world.registry.mark("churn", version, {"a": "b"})
-    with pytest.raises(CandidateNotFound, match="has no version"):
-        world.registry.mark("churn", version, {})
+NO_VERSIONS = ["99", "0", "-1", "1.0", "", "x", "1 ", "²", "9" * 19, "9" * 40, "../1", "latest"]
+NO_MODELS = ["nope", "", "a/b", "churn' OR name = 'churn", "chur_", "chur%"]
+
+
+def test_a_version_that_is_none_is_none(world):
+    for version in NO_VERSIONS:
+        assert world.registry.version("churn", version) is None
+        with pytest.raises(CandidateNotFound, match="has no version"):
+            world.registry.move_alias("churn", "approved", version)
+        for tags in ({"a": "b"}, {}):
+            with pytest.raises(CandidateNotFound, match="has no version"):
+                world.registry.mark("churn", version, tags)
     assert world.registry.alias("churn", "approved") is None
 
 
-@pytest.mark.parametrize("name", ["nope", "", "a/b", "churn' OR name = 'churn", "chur_", "chur%"])
-def test_a_model_that_is_none_is_none(world, name):
-    assert world.registry.version(name, "1") is None
-    assert world.registry.alias(name, "candidate") is None
-    world.registry.move_alias(name, "candidate", None)
-    with pytest.raises(CandidateNotFound):
-        world.registry.move_alias(name, "candidate", "1")
+def test_a_model_that_is_none_is_none(world):
+    for name in NO_MODELS:
+        assert world.registry.version(name, "1") is None
+        assert world.registry.alias(name, "candidate") is None
+        world.registry.move_alias(name, "candidate", None)
+        with pytest.raises(CandidateNotFound):
+            world.registry.move_alias(name, "candidate", "1")
 
 
 def test_a_version_that_was_deleted_is_gone(world, model):

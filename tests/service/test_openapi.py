@@ -65,7 +65,7 @@ def built(tmp_path, monkeypatch):
     application = receiver.app(Subscriptions.model_validate(wanted), queue, **given)
     now = time.time()
     queue.remember(receiver.WORKER_FACT, {}, now)
-    queue.remember(receiver.SWEEP_FACT, {}, now)
+    queue.remember(receiver.SWEPT, {}, now)
     yield application
     queue.close()
 

@@ -761,7 +761,7 @@ def test_alive_and_ready(queue):
         answer = live.get("/readyz")
         assert (answer.status, answer.json) == (503, {"queue": True, "worker": False, "sweep": False})
         queue.remember(receiver.WORKER_FACT, {}, now[0] - 180.0)
-        queue.remember(receiver.SWEEP_FACT, {}, now[0] - 900.0)
+        queue.remember(receiver.SWEPT, {}, now[0] - 900.0)
         answer = live.get("/readyz")
         assert (answer.status, answer.json) == (200, {"queue": True, "worker": True, "sweep": True})
         now[0] += 1.0

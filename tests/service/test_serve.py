@@ -20,13 +20,15 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 
-from privacy_gate.errors import EvaluationFailed, UsageError
+from privacy_gate.errors import EvaluationFailed, RegistryUnreachable, UsageError
+from privacy_gate.registry.in_memory import InMemoryRegistry
 from privacy_gate.service import State
 from privacy_gate.service import serve as service
 from privacy_gate.service.health import FACT, TRIED, WORKERS
@@ -34,16 +36,37 @@ from privacy_gate.service.queue import open_queue
 from privacy_gate.service.serve import ASKED, LOOK, Rounds, bound, read_secrets
 from privacy_gate.service.subscriptions import Reloading, Service
 from privacy_gate.service.sweep import FAILED, SWEPT
-from tests.mlflow_server import embedded_registry
 
 SECRET, TOKEN = "webhook-secret-0123456789", "token-0123456789-0123456789"
 CONFIG = {"apiVersion": "privacy-gate/v1", "data": {"members": "in.csv", "nonmembers": "out.csv"}}
 PATIENCE = 60.0  # seconds after which a test gives up; none of them waits for it
 
 
-def team(folder: Path) -> Path:
-    """A folder with subscriptions and an empty registry."""
-    uri = embedded_registry(folder)
+class Answers(BaseHTTPRequestHandler):
+    """A registry's server without a model or a webhook: the real one takes seconds to start."""
+
+    LISTS = ("registered-models/search", "model-versions/search", "webhooks")
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = self.path.partition("?")[0]
+        listed = path == "/health" or path.endswith(self.LISTS)
+        said = {} if listed else {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "there is none"}
+        body = json.dumps(said).encode()
+        self.send_response(200 if listed else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = answer  # noqa: N815  # their names in http.server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def team(folder: Path, uri: str = "http://127.0.0.1:1") -> Path:
+    """A folder with subscriptions."""
     (folder / "privacy-gate.yaml").write_text(yaml.safe_dump(CONFIG))
     content = {
         "apiVersion": "privacy-gate/subscriptions/v1",
@@ -75,8 +98,10 @@ class Running:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             with self.heard:
-                self.lines.append(json.loads(line))
+                self.lines.append(json.loads(line) if line.startswith("{") else {"message": line})
                 self.heard.notify_all()
+        with self.heard:
+            self.heard.notify_all()
 
     def wait_for(self, text: str, after: int = 0) -> str:
         """The first line, from number `after` on, that has `text` in it."""
@@ -144,14 +169,17 @@ def until(holds: Callable[[], object]) -> None:
 def running(tmp_path_factory) -> Iterator[Running]:
     """One service for all tests that do not end it: receiver and one worker."""
     folder = tmp_path_factory.mktemp("service")
-    team(folder)
-    made = start(folder)
-    try:
-        made.wait_for("swept: ")
-        yield made
-    finally:
-        made.process.kill()
-        made.process.wait()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as registry:
+        threading.Thread(target=registry.serve_forever, daemon=True).start()
+        team(folder, f"http://127.0.0.1:{registry.server_port}")
+        made = start(folder)
+        try:
+            made.wait_for("swept: ")
+            yield made
+        finally:
+            made.process.kill()
+            made.process.wait()
+            registry.shutdown()
 
 
 def test_it_says_where_it_listens_and_is_alive(running):
@@ -166,7 +194,8 @@ def test_the_page_shows_what_the_worker_found_and_takes_a_token(running):
     code, page = running.get("/")
     assert code == 200
     assert "signing key" in page
-    assert "versions are found by the sweep alone" in page
+    assert "within a minute of the registry" in page
+    assert "MlflowClient().create_webhook" in page
 
 
 def test_a_worker_knows_no_secret_of_the_receiver(running):
@@ -237,32 +266,68 @@ def test_a_port_in_use_is_told_with_its_mend(running, tmp_path):
     assert caught.value.exit_code == 3
 
 
-def test_sigterm_ends_everything_with_0(tmp_path):
-    team(tmp_path)
-    running = start(tmp_path, "--workers", "2")
-    running.wait_for(":1 is at work")
-    running.wait_for(":2 is at work")
+def test_sigterm_ends_everything_with_0(running):
+    """The last test of the running service."""
     workers = running.workers()
-    assert len(workers) == 2
+    assert len(workers) == 1
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(PATIENCE) == 0
-    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+    assert not any(map(alive, workers))
 
 
-def test_workers_end_with_a_service_that_is_killed_and_ctrl_c_is_130(tmp_path):
-    team(tmp_path)
-    running = start(tmp_path)
-    running.wait_for("is at work")
-    (worker,) = running.workers()
-    running.process.kill()
-    running.process.wait()
-    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
-    receiver = start(tmp_path, "--role", "receiver")
-    receiver.wait_for("listening on")
-    assert receiver.workers() == []
-    receiver.process.send_signal(signal.SIGINT)
-    assert receiver.process.wait(PATIENCE) == 130
+
+WATCHED = """
+import sys, threading
+from privacy_gate.service.serve import Supervisor
+child = [sys.executable, "-S", "-c", "import os; os.read(0, 1)"]
+with Supervisor(child, 2, threading.Event()):
+    threading.Event().wait()
+"""
+
+
+def test_workers_end_with_a_service_that_is_killed():
+    """They wait on a pipe whose other end is the service's, however that ends."""
+    parent = subprocess.Popen([sys.executable, "-c", WATCHED], env=environment())
+    try:
+        until(lambda: len(psutil.Process(parent.pid).children()) == 2)
+        workers = psutil.Process(parent.pid).children()
+    finally:
+        parent.kill()
+        parent.wait()
+    until(lambda: not any(map(alive, workers)))
+
+
+def test_who_follows_ends_when_its_pipe_is_closed(monkeypatch):
+    heard, said = os.pipe()
+    ended, stop = [], threading.Event()
+    monkeypatch.setattr(service.os, "read", lambda _, size, read=os.read: read(heard, size))
+    monkeypatch.setattr(service.os, "_exit", ended.append)
+    monkeypatch.setattr(service, "GRACE", 0.0)
+    following = threading.Thread(target=service._follow, args=(stop,))
+    following.start()
+    os.write(said, b"x")  # nothing is ever said, and were it said it would mean nothing
+    os.close(said)
+    assert stop.wait(PATIENCE)
+    following.join()
+    os.close(heard)
+    until(lambda: ended)  # what hangs is ended by force
+    assert ended == [3]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_how_it_was_told_to_end(tmp_path, monkeypatch, number, code):
+    """In this process: a receiver alone, on a queue of its own, without any registry's answer."""
+    path = team(tmp_path)
+    for name, value in WHOLE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("PRIVACY_GATE_QUEUE_URL", raising=False)
+    monkeypatch.setattr(service, "_tell", lambda *_: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    assert service.serve(service.Options(path, port=0, role="receiver")) == code
+    assert signal.getsignal(number) is before
 
 
 # --- what it needs --------------------------------------------------------------------------------------------------
@@ -355,6 +420,7 @@ def rounds(tmp_path, monkeypatch):
     """A worker's rounds over an empty registry; (rounds, queue, path of the subscriptions)."""
     path = team(tmp_path)
     queue = open_queue(f"sqlite:///{tmp_path}/queue.db")
+    monkeypatch.setattr(service, "open_registry", lambda *_: InMemoryRegistry())
     monkeypatch.setattr("privacy_gate.service.health.examine", lambda *a, **k: [])
     yield Rounds(Reloading(path), queue, "w"), queue, path
     queue.close()
@@ -371,17 +437,19 @@ def test_a_sweep_is_made_when_it_is_due_or_asked_for(rounds):
     assert queue.recall(SWEPT)[1] == NOW + 2 * 3600
 
 
-def test_a_sweep_that_failed_is_tried_again_soon(rounds):
-    own, queue, path = rounds
-    database = path.parent / "mlflow.db"
+def test_a_sweep_that_failed_is_tried_again_soon(rounds, monkeypatch):
+    own, queue, _ = rounds
     assert own.once(NOW) is not None
-    aside = database.rename(path.parent / "aside.db")
-    own._registry = None
-    with pytest.raises(UsageError):
-        own.once(NOW + 3600)
-    queue.remember(FAILED, "no answer", NOW + 3600)
-    assert own.once(NOW + 3600 + LOOK - 1) is None
-    aside.rename(database)
+
+    def versions(self):
+        raise RegistryUnreachable("no answer", "is it up?")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InMemoryRegistry, "versions", versions)
+        with pytest.raises(RegistryUnreachable):
+            own.once(NOW + 3600)
+        assert queue.recall(FAILED) == ("no answer", NOW + 3600)
+        assert own.once(NOW + 3600 + LOOK - 1) is None
     assert own.once(NOW + 3600 + LOOK) is not None
 
 
@@ -417,7 +485,7 @@ def test_what_health_found_is_remembered_for_the_page(rounds, monkeypatch):
 
 
 def test_one_sweep_that_raises_does_not_end_the_others(rounds, monkeypatch, caplog):
-    own, queue, _ = rounds
+    own, _, _ = rounds
     stop = threading.Event()
     calls = []
 

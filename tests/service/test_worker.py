@@ -584,6 +584,36 @@ def test_a_worker_that_is_stopped_gives_its_job_back(world: World) -> None:
     assert world.job().state is State.DONE
 
 
+def test_two_workers_at_once_end_where_one_would(world: World) -> None:
+    """Older versions are judged after newer ones, copies at the same time as what they are copies of."""
+    world.subscribe(concurrency=4)
+    for content in ("a", "b", "a", "c", "b", "d"):
+        world.register(content)
+    world.plan(0)
+    stand_in = (world.folder / "stand_in.py").read_text()
+    failing = 'plan |= {"status": "fail", "code": 1, "until": None} if job["model"].endswith("/6") else {}\n'
+    (world.folder / "stand_in.py").write_text(stand_in.replace("folder, out =", failing + "folder, out =", 1))
+
+    def drain(name: str) -> None:
+        while work_one(
+            world.subscribed, world.registry, world.queue, name, command=world.command, clock=lambda: world.now
+        ):
+            pass
+
+    threads = [threading.Thread(target=drain, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert [world.job(str(n)).state for n in range(1, 7)] == [State.DONE] * 6, [world.job(str(n)).outcome for n in range(1, 7)]
+    assert world.registry.alias("churn", ALIAS) == "5"
+    tags = [world.registry.models["churn"][str(n)].tags["privacy_gate.verdict"] for n in range(1, 7)]
+    assert tags == ["pass"] * 5 + ["fail"]
+    assert len(list((world.state / "reports").iterdir())) == 4
+    assert list((world.state / "scratch").iterdir()) == []
+
+
 PROGRAM = """
 import sys, threading, time
 from pathlib import Path
