@@ -54,7 +54,9 @@ def measure(seconds: float, gate: bool = False) -> Load:
 
     gate  a check with shadows of examples/location30 runs over and over, in place of loops that only burn
     """
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # its children end, too
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGTERM, before)
         folder = Path(place)
         ours, our_port = stack.enter_context(_endpoint(folder))
         _, bare_port = stack.enter_context(_endpoint(folder, "bare"))
@@ -157,7 +159,10 @@ def _gates(folder: Path) -> Iterator[None]:
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     environment = {k: v for k, v in environment.items() if not k.endswith("_NUM_THREADS")}
     model = [sys.executable, str(ROOT / "examples/location30/train.py"), "--out", str(folder / "model")]
-    subprocess.run([*model, "--name", "loaded"], cwd=folder, env=environment, check=True, capture_output=True)
+    with _child([*model, "--name", "loaded"], cwd=folder, env=environment) as trained:
+        trained.communicate()
+    if trained.returncode:
+        raise SystemExit(f"{model[1]} ended with {trained.returncode}")
     check = [sys.executable, "-m", "privacy_gate", "check", "-c", str(folder / "model" / "privacy-gate.yaml")]
     check += ["--out", str(folder / "out"), "--no-mlflow-log", "--quiet", "--store", str(folder / "store")]
     ended, codes = threading.Event(), []

@@ -6,6 +6,7 @@ every process; what was judged is known by the digests of model, policy and conf
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -147,7 +148,9 @@ class Judged:
     attestation: str | None = None
 
     def passes(self, today: str) -> bool:
-        """Whether it lets the model through on that day (ISO date, UTC)."""
-        return (
-            self.status in PASSES and self.exit_code == 0 and self.valid_until is not None and today <= self.valid_until
-        )
+        """Whether it lets the model through on that day (ISO date, UTC); a last day that is none lets nothing through."""
+        try:
+            last = datetime.date.fromisoformat(self.valid_until or "")
+        except ValueError:
+            return False
+        return self.status in PASSES and self.exit_code == 0 and datetime.date.fromisoformat(today) <= last

@@ -330,8 +330,16 @@ def dated():
 
 @pytest.mark.parametrize(
     ("ahead", "code", "level"),
-    [(0.0, 200, "ok"), (50, 200, "ok"), (-50, 401, "ok"), (90, 200, "warn"), (-90, 404, "warn"), (400, 200, "fail")]
-    + [(-400, 500, "fail"), (None, 200, "warn")],
+    [
+        (0.0, 200, "ok"),
+        (50, 200, "ok"),
+        (-50, 401, "ok"),
+        (90, 200, "warn"),
+        (-90, 404, "warn"),
+        (400, 200, "fail"),
+        (-400, 500, "fail"),
+        (None, 200, "warn"),
+    ],
 )
 def test_two_clocks(dated, ahead, code, level):
     handler, server = dated
@@ -361,7 +369,7 @@ def test_a_test_delivery_that_arrives(subscribed, queue):
 
 def test_one_that_arrived_before_does_not_count(subscribed, queue):
     arrives(queue)("w1")
-    found = try_delivery(subscribed, queue, Server(HOOK), ring=lambda id: None, patience=0.0)
+    found = try_delivery(subscribed, queue, Server(HOOK), ring=lambda _: None, patience=0.0)
     assert found.level == "fail"
     assert "nothing arrived in this queue" in found.detail
 
@@ -381,7 +389,7 @@ def test_another_delivery_does_not_count(subscribed, queue):
     ],
 )
 def test_a_test_delivery_that_was_refused(subscribed, queue, refused, mend):
-    found = try_delivery(subscribed, queue, Server(HOOK), ring=lambda id: refused)
+    found = try_delivery(subscribed, queue, Server(HOOK), ring=lambda _: refused)
     assert found.level == "fail"
     assert mend in found.mend
 
@@ -392,7 +400,7 @@ def test_a_test_delivery_without_a_webhook(subscribed, queue):
         Server(dataclasses.replace(HOOK, active=False)),
         Server(error=UsageError("none", "sweep")),
     ):
-        assert try_delivery(subscribed, queue, server, ring=lambda id: None).level == "fail"
+        assert try_delivery(subscribed, queue, server, ring=lambda _: None).level == "fail"
 
 
 # --- doctor ---------------------------------------------------------------------------------------------------------
@@ -454,7 +462,7 @@ def test_doctor_tries_a_delivery(hooked, capsys, monkeypatch, queue, tmp_path):
     monkeypatch.setattr(health, "_ring", lambda _: arrives(queue))
     code, found = doctor(capsys, "--test-delivery")
     assert (code, found["test delivery"]["status"]) == (0, "ok")
-    monkeypatch.setattr(health, "_ring", lambda _: lambda id: "Connection refused")
+    monkeypatch.setattr(health, "_ring", lambda _: lambda _: "Connection refused")
     code, found = doctor(capsys, "--test-delivery")
     assert (code, found["test delivery"]["status"]) == (3, "fail")
 
