@@ -148,7 +148,7 @@ class Judged:
     attestation: str | None = None
 
     def passes(self, today: str) -> bool:
-        """Whether it lets the model through on that day (ISO date, UTC); a last day that is none lets nothing through."""
+        """Whether it lets the model through on that day (ISO date, UTC); without a last day it never does."""
         try:
             last = datetime.date.fromisoformat(self.valid_until or "")
         except ValueError:
