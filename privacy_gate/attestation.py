@@ -29,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 
 from privacy_gate.datamodel import RuleStatus, VerdictStatus
 from privacy_gate.errors import ExitCode, GateError, StorageFailed, UsageError
-from privacy_gate.reports import CATALOG, document
+from privacy_gate.reports import ATTESTATION, CATALOG, document
 from privacy_gate.reports.document import Report, Rule
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.storage import atomic_write, sha256_of_json
@@ -37,7 +37,7 @@ from privacy_gate.storage import atomic_write, sha256_of_json
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-FILE = "attestation.json"
+FILE = ATTESTATION
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"

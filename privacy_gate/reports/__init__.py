@@ -62,14 +62,17 @@ def write(report: Report, folder: Path, formats: Iterable[str] = ()) -> dict[str
     return {form.name: folder / form.filename for form in (canonical, *others)}
 
 
+ATTESTATION = "attestation.json"  # what others sign about a report, beside it
+
+
 def clear(folder: Path) -> None:
     """Remove the reports of an earlier run: a pass that stands where a later run ended with 2 would be read as its own.
 
-    Raises StorageFailed.
+    So is what was signed about them. Raises StorageFailed.
     """
     if folder.is_dir():
-        for form in CATALOG:
-            remove(folder / form.filename)
+        for name in (*(form.filename for form in CATALOG), ATTESTATION):
+            remove(folder / name)
 
 
 def remove(path: Path) -> None:

@@ -395,10 +395,11 @@ def test_a_run_that_never_began_removes_the_annex_too(here: Here, tmp_path: Path
     annex = tmp_path / "out" / "restricted" / "records.parquet"
     annex.parent.mkdir(parents=True)
     annex.write_bytes(b"of an earlier run")
-    (tmp_path / "out" / "report.json").write_text("of an earlier run")
+    for name in ("report.json", "report.html", "attestation.json"):
+        (tmp_path / "out" / name).write_text("of an earlier run")
     run = here("check", "--config", "misspelt.yaml", out=tmp_path / "out")
     assert run.code == 2
-    assert not (tmp_path / "out" / "report.json").exists()
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
     assert not annex.exists()
 
 
