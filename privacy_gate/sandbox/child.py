@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privacy_gate.errors import DataError, GateError, ModelOutputUnusable
-from privacy_gate.sandbox.guard import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, end_all, prctl
+from privacy_gate.sandbox.guard import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, end_all, keep_nice, prctl
 from privacy_gate.sandbox.untrusted import where
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def watch(path: str, work: Callable[[str], int] | None = None) -> int:
     worker = os.fork()
     if worker == 0:
         os.setsid()  # what the model sends to its own group must not reach the watcher
+        keep_nice()
         _follow(watcher, signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         sys.exit((work or main)(path))

@@ -16,6 +16,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,22 @@ def guarded(
             )
         finally:
             os.close(said)
+        keep_nice(guard.pid)
         with guard:  # closes its stdin and waits for it, also when this is interrupted
             yield guard, pipe
+
+
+def keep_nice(pid: int | str = "self") -> None:
+    """Give the session that a process has begun this one's niceness: on Linux with autogroups it starts without any."""
+    if (nice := os.nice(0)) <= 0:
+        return
+    with contextlib.suppress(OSError):  # another kernel, or the process has ended
+        for _ in range(3):
+            try:
+                Path(f"/proc/{pid}/autogroup").write_text(str(nice), encoding="ascii")
+                return
+            except BlockingIOError:  # one such write in 0.1 s for all of the machine
+                time.sleep(0.1)
 
 
 def ended(guard: subprocess.Popen[bytes], pipe: IO[bytes]) -> Ended:
@@ -122,6 +137,7 @@ def main(pipe: int, argv: list[str]) -> None:
     except subprocess.SubprocessError:  # in what runs before the program
         _say(pipe, "errno 0")
         return
+    keep_nice(program.pid)
     code = _wait(program, woken)
     end_all(program.pid)
     if code is not None:

@@ -34,6 +34,7 @@ from privacy_gate.errors import (
 from privacy_gate.features import AnyFeatures, Stored
 from privacy_gate.sandbox import feeding
 from privacy_gate.sandbox.environment import clean_environment
+from privacy_gate.sandbox.guard import keep_nice
 from privacy_gate.sandbox.runtime import HERE, Runtime
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.storage import private_dir
@@ -166,6 +167,7 @@ def _spawn(
         pass_fds=handles,
         start_new_session=True,
     )
+    keep_nice(child.pid)
     try:
         return child.wait(timeout)
     except subprocess.TimeoutExpired as error:

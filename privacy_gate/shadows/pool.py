@@ -28,6 +28,7 @@ from privacy_gate.datamodel import Floats, Outputs
 from privacy_gate.errors import GateError, ModelOutputUnusable, RecipeFailed, StorageFailed
 from privacy_gate.sandbox import runtime
 from privacy_gate.sandbox.environment import clean_environment
+from privacy_gate.sandbox.guard import keep_nice
 from privacy_gate.sandbox.jobs import dotted
 from privacy_gate.sandbox.outputs import PROBE_WIDTH, checked, probed
 from privacy_gate.sandbox.untrusted import clean
@@ -138,6 +139,7 @@ class Pool:
             ) from error
         finally:
             os.close(said)
+        keep_nice(process.pid)
         return Worker(process, heard)
 
     def number(self) -> int:

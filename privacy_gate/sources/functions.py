@@ -20,6 +20,7 @@ from privacy_gate.errors import ConfigError, DataError, GateError, StorageFailed
 from privacy_gate.request import DataManifest
 from privacy_gate.sandbox import jobs
 from privacy_gate.sandbox.environment import clean_environment
+from privacy_gate.sandbox.guard import keep_nice
 from privacy_gate.sandbox.runtime import HERE
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.storage import private_dir, write_text
@@ -182,6 +183,7 @@ def _run(
             cwd=base,
             start_new_session=True,
         )
+        keep_nice(child.pid)
         try:
             return child.wait(timeout)
         except subprocess.TimeoutExpired as error:
