@@ -405,13 +405,14 @@ def test_the_key_is_seen_by_the_one_that_signs(machine: Machine, code: int, sign
     (machine.played / "check-ends-with").write_text(str(code))
     (machine.played / "attest-ends-with").write_text("0")
     assert on_github(machine, signing_key="PEM").code == code
-    machine.environment = {"PRIVACY_GATE_SIGNING_KEY_FILE": "/key", "PRIVACY_GATE_SIGNING_KEY": "PEM"}
+    hidden = ("SIGNING_KEY", "SIGNING_KEY_FILE", "SIGNING_PASSWORD", "SIGNING_PASSWORD_FILE")
+    machine.environment = {f"PRIVACY_GATE_{name}": "secret" for name in hidden}
     assert on_gitlab(machine).code == code
     machine.environment = {}
     assert on_jenkins(machine, sign=True)[0].code == code
     checks, attests = machine.calls("check"), machine.calls("attest")
     assert len(checks) == 3
-    assert all(not name.startswith("PRIVACY_GATE_SIGNING_KEY") for _, seen in checks for name in seen)
+    assert all(not name.startswith("PRIVACY_GATE_SIGNING") for _, seen in checks for name in seen)
     assert len(attests) == (3 if signed else 0)
     for line, seen in attests:
         assert line == ["attest", "privacy-gate-report"]
@@ -690,7 +691,7 @@ def test_the_parts_fit_together() -> None:
     """Ports, paths, names of secrets and options: each is written in several files."""
     from privacy_gate.cli import app
     from privacy_gate.cli.init import typer
-    from privacy_gate.service.secrets import NAMES
+    from privacy_gate.service.secrets import NAMES, SIGNING_PASSWORD
 
     gate = COMPOSE["services"]["gate"]
     port = gate["command"][gate["command"].index("--port") + 1]
@@ -699,7 +700,7 @@ def test_the_parts_fit_together() -> None:
     assert gate["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert COMPOSE["services"]["webhook"]["entrypoint"][-1] == f"http://gate:{port}/webhook"
     files = {k for k in gate["environment"] if k.startswith("PRIVACY_GATE_") and k.endswith("_FILE")}
-    assert files == {f"{name}_FILE" for name in NAMES}
+    assert files == {f"{name}_FILE" for name in NAMES if name != SIGNING_PASSWORD}  # `secrets` makes a key without one
     assert {gate["environment"][name] for name in files} == {f"/run/secrets/{name}" for name in gate["secrets"]}
     serve = typer.main.get_command(app).commands["serve"]
     options = {option for parameter in serve.params for option in parameter.opts}
