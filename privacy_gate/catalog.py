@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import threading
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -28,6 +29,8 @@ class Catalog(Generic[T]):
         self._package = package
         self._items: dict[str, T] = {}
         self._complete = False
+        self._searching = False
+        self._turn = threading.RLock()
 
     def add(self, name: str, item: T) -> None:
         """Enter a plug-in under its name; a name stands for one thing only."""
@@ -36,10 +39,18 @@ class Catalog(Generic[T]):
         self._items[name] = item
 
     def _discover(self) -> None:
-        if not self._complete:
-            self._complete = True
-            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
-                importlib.import_module(f"{self._package}.{module.name}")
+        if self._complete:
+            return
+        with self._turn:  # a second thread waits until all are there; one that comes back from an import does not
+            if self._complete or self._searching:
+                return
+            self._searching = True
+            try:
+                for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+                    importlib.import_module(f"{self._package}.{module.name}")
+                self._complete = True
+            finally:
+                self._searching = False
 
     def names(self) -> list[str]:
         """All names, sorted."""

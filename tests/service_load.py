@@ -159,7 +159,8 @@ def _gates(folder: Path) -> Iterator[None]:
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     environment = {k: v for k, v in environment.items() if not k.endswith("_NUM_THREADS")}
     model = [sys.executable, str(ROOT / "examples/location30/train.py"), "--out", str(folder / "model")]
-    with _child([*model, "--name", "loaded"], cwd=folder, env=environment) as trained:
+    model += ["--name", "loaded", "--network", "small", "--epochs", "10"]
+    with _child(model, cwd=folder, env=environment) as trained:
         trained.communicate()
     if trained.returncode:
         raise SystemExit(f"{model[1]} ended with {trained.returncode}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def serve(
         from privacy_gate.service.serve import Options
         from privacy_gate.service.serve import serve as run
     logs.configure(cast("Literal['json', 'text']", log_format), sys.stderr)
-    return run(
+    code = run(
         Options(
             subscriptions=subscriptions,
             host=host,
@@ -65,6 +66,12 @@ def serve(
             follow=follow,
         )
     )
+    if role == "worker":
+        # All is written and closed. A sweep that is still at it, in the depths of some library, could hold up the
+        # interpreter's own end for ever.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 @contextlib.contextmanager

@@ -167,15 +167,14 @@ def _show(swept: Swept, rows: list[dict[str, Any]], excused: bool, *, lines: boo
         typer.echo(clean(f"{mark} models:/{row['model']}/{row['version']}  {status}{approved}  {row['said']}"))
     for moved in about["moved"]:
         say(f"{moved['alias']} of {moved['model']}: {moved['before'] or 'nothing'} -> {moved['after'] or 'nothing'}")
-    for broken in about["broken"]:
+    for broken in about["errors"]:
         say(f"error: {broken['uri']}: {broken['what']}")
     if swept.failures > len(swept.broken):
         say(f"error: {swept.failures - len(swept.broken)} more could not be looked at")
     if swept.alone and not swept.covered:
         say("no version is covered by the subscriptions: see their names, and versions:")
-    counts = (
-        f"{swept.covered} versions are covered, {about['queued']} were asked for, {swept.unknown} models are unknown"
-    )
-    say(counts if swept.alone else "")
+    if swept.alone:
+        said = f"{swept.covered} versions are covered, {about['queued']} were asked for"
+        say(f"{said}; {swept.unknown} models have no subscription")
     if excused:
         say("--exit-zero: a policy is violated, the exit code is 0 because you asked for it")

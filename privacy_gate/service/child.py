@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from privacy_gate.errors import ExitCode, GateError, UsageError
 from privacy_gate.request import Settings
+from privacy_gate.sandbox.guard import keep_nice
 from privacy_gate.sandbox.untrusted import clean, where
 from privacy_gate.storage import private_dir
 
@@ -149,4 +150,5 @@ def _say(text: str) -> None:
 if __name__ == "__main__":
     with contextlib.suppress(OSError):
         os.nice(_NICE)
+    keep_nice()
     sys.exit(main(sys.argv[1]))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 FACT = "health"  # what the queue remembers of it, for the status page
 WORKERS = "worker"  # the same: a worker looked for work
+FILES = "files"  # the same: whether the files that a worker read last are in order
 WEBHOOK_PATH = "/webhook"  # of the receiver
 TRIED = "the registry tried its webhook"  # what the receiver remembers of a test event
 
@@ -215,13 +216,13 @@ def of_registry(
         return [*findings, Finding("webhook", "ok", f"{error.what}: versions are found by the sweep alone")]
     except GateError as error:
         return [*findings, _failed("webhook", error)]
-    findings += webhook(hooks, value)
-    if queue is not None and any(hook.active for hook in ours(hooks, value.service)):
-        try:
-            findings.append(_last(queue.deliveries(limit=1), now))
-        except StorageFailed as error:
-            findings.append(_failed("deliveries", error))
-    return findings
+    if queue is None or not any(hook.active for hook in ours(hooks, value.service)):
+        return [*findings, *webhook(hooks, value)]
+    try:
+        arrived = queue.deliveries(limit=1)
+    except StorageFailed as error:
+        return [*findings, *webhook(hooks, value), _failed("deliveries", error)]
+    return [*findings, *webhook(hooks, value, called=bool(arrived)), _last(arrived, now)]
 
 
 def _server(subscribed: Subscribed) -> str | None:
@@ -286,17 +287,19 @@ def _same(one: str, other: str) -> bool:
         return False
 
 
-def webhook(hooks: list[Webhook], settings: Subscriptions) -> list[Finding]:
-    """Whether there is one active webhook that calls us, for what is needed, at an address that a server may call."""
+def webhook(hooks: list[Webhook], settings: Subscriptions, called: bool = False) -> list[Finding]:
+    """Whether there is one active webhook that calls us, for what is needed, at an address that a server may call.
+
+    called  it did call: what its server would need for that, it has
+    """
     service, needed = settings.service, events(settings)
     place = address(service)
     mine = ours(hooks, service)
     active = [hook for hook in mine if hook.active]
     if not mine:
-        called = place or f"a path that ends in {WEBHOOK_PATH}"
-        return [
-            Finding("webhook", "warn", f"none calls {called}: versions are found by the sweep alone", _make(settings))
-        ]
+        whom = place or f"a path that ends in {WEBHOOK_PATH}"
+        text = f"none calls {whom}: versions are found by the sweep alone"
+        return [Finding("webhook", "warn", text, _make(settings))]
     if not active:
         mend = f"MlflowClient().update_webhook({clean(mine[0].id, 100)!r}, status='ACTIVE')"
         return [Finding("webhook", "fail", f"{clean(mine[0].name, 100)} is switched off", mend)]
@@ -316,6 +319,8 @@ def webhook(hooks: list[Webhook], settings: Subscriptions) -> list[Finding]:
     if place is None:
         text = "the subscriptions do not say where this service is reached: it may be another one that is called"
         findings.append(Finding("url", "warn", text, "write url: below service:"))
+    if called:
+        return [*findings, Finding("url", "ok", f"the registry's server reaches {clean(hook.url, 200)}")]
     return [*findings, *rules(hook.url)]
 
 

@@ -272,7 +272,7 @@ def _documented(*codes: int) -> _Documented:
     again = {"Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}}
     return {
         code: {"model": Problem, "description": said[code], **({"headers": again} if code in (429, 503) else {})}
-        for code in (*codes, 500)
+        for code in sorted({*codes, 400, 500})  # 400: what is not quite HTTP
     }
 
 

@@ -396,6 +396,7 @@ def _work(options: Options, reloading: Reloading, queue: Queue, known: Secrets, 
     _log.info("worker %s is at work", name, extra={"event": "worker", "worker": name})
     worker.run(reloading.refresh, registry, queue, name, stop=stop, key=known.key)
     beside.join(2.0)  # a sweep is not waited for longer: what it did not do the next one does
+    _log.info("worker %s has ended its work", name, extra={"event": "worker", "worker": name})
 
 
 class _Teller:
@@ -426,6 +427,7 @@ class Rounds:
         self._teller = _Teller(reloading)
         self._registry: Registry | None = None
         self._looked = float("-inf")
+        self._in_order: bool | None = None
 
     def run(self, stop: threading.Event) -> None:
         """One round after the other until `stop`."""
@@ -443,6 +445,10 @@ class Rounds:
     def once(self, now: float) -> Swept | None:
         """Whatever is due; the sweep, if there was one. Raises GateError."""
         subscribed = self._teller.refresh()
+        in_order = self._reloading.broken is None
+        if in_order is not self._in_order:
+            self._queue.remember(health.FILES, in_order, now)
+            self._in_order = in_order
         self._pulse(subscribed.value.service, now)
         swept = None
         try:

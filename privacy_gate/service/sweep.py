@@ -233,6 +233,12 @@ def _in_numbers(swept: Swept) -> dict[str, int]:
     return {"covered": swept.covered, **counts, "gone": swept.forgotten, "failures": swept.failures}
 
 
+def _moved(name: str, settled: Settled) -> dict[str, Any]:
+    before, after = (None if version is None else clean(version, 20) for version in (settled.before, settled.after))
+    notes = [clean(note, 300) for note in settled.notes]
+    return {"model": clean(name, 200), "alias": settled.alias, "before": before, "after": after, "why": notes}
+
+
 def told(swept: Swept) -> dict[str, Any]:
     """For machines; text of strangers is cleaned."""
     return {
@@ -240,12 +246,8 @@ def told(swept: Swept) -> dict[str, Any]:
         **_in_numbers(swept),
         "unknown_models": swept.unknown,
         "asked": [{"model": clean(w.name, 200), "version": clean(w.version, 20), "why": w.why} for w in swept.queued],
-        "moved": [
-            {"model": clean(name, 200), "alias": s.alias, "before": s.before, "after": s.after, "why": list(s.notes)}
-            for name, s in swept.settled.items()
-            if s.moved
-        ],
-        "broken": [{"uri": clean(b.uri, 200), "what": clean(b.what, 300)} for b in swept.broken],
+        "moved": [_moved(name, settled) for name, settled in swept.settled.items() if settled.moved],
+        "errors": [{"uri": clean(b.uri, 200), "what": clean(b.what, 300)} for b in swept.broken],
     }
 
 

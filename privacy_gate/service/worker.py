@@ -29,7 +29,15 @@ from typing import IO, TYPE_CHECKING
 
 from privacy_gate import reports
 from privacy_gate.datamodel import Candidate, VerdictStatus
-from privacy_gate.errors import EvaluationFailed, ExitCode, GateError, StorageFailed, UsageError, WorkerDied
+from privacy_gate.errors import (
+    EvaluationFailed,
+    ExitCode,
+    GateError,
+    RegistryUnreachable,
+    StorageFailed,
+    UsageError,
+    WorkerDied,
+)
 from privacy_gate.registry import PASSES, REPORT, RegisteredVersion, Registry
 from privacy_gate.reports import document
 from privacy_gate.reports.document import Report
@@ -48,12 +56,13 @@ if TYPE_CHECKING:
 
     from privacy_gate.service.queue import Queue
 
+NOT_WRITTEN = "nothing was written back: "  # how the gate begins to say that the registry failed at the end
 COMMAND = (sys.executable, "-P", "-m", "privacy_gate.service.child")
 LOGS = "logs"  # of the state folder: what the child of each version said last
 FACT = "worker:"  # and the worker's id: when it last looked for work, or worked
 
 FIRST_DELAY, LONGEST_DELAY = 30.0, 3600.0  # seconds before a job that failed is tried again
-_NEVER_PARKED = sys.maxsize  # attempts, where nobody is to blame
+SHORTEST_PATIENCE, LONGEST_PATIENCE = 5.0, 900.0  # the same where the registry was away
 _SHOWN = 600  # characters of what a child said
 _MOST_REPORT = 16 << 20  # bytes
 _MOST_LOG = 64 << 20
@@ -193,20 +202,23 @@ def _attempt(work: _Work, job: Job, pulse: _Pulse, folder: Path) -> None:
     except _LeaseLost:
         outcome = "the lease is lost: another worker has it"
     except _Stopped:
-        outcome, delay, attempts = "given back: its worker was stopped", 0.0, _NEVER_PARKED
-        queue.fail(job, outcome, None, attempts, delay, work.clock())
+        outcome = "given back: its worker was stopped"
+        queue.give_back(job, outcome, 0.0, work.clock())
     except _Parked as error:
         outcome = str(error)
         queue.park(job, outcome, None, work.clock())
     except writeback.Busy as error:
         outcome = _told(error)
-        queue.fail(job, outcome, None, _NEVER_PARKED, FIRST_DELAY, work.clock())
+        queue.give_back(job, outcome, FIRST_DELAY, work.clock())
     except UsageError as error:
         outcome = _told(error)
         queue.park(job, outcome, None, work.clock())
     except (GateError, OSError) as error:
         outcome = _told(error) if isinstance(error, GateError) else f"{type(error).__name__}: {error.strerror}"
-        _failed(work, job, outcome, attempts, delay)
+        if _is_away(work.registry, error):
+            queue.give_back(job, outcome, patience(job, work.clock()), work.clock())
+        else:
+            _failed(work, job, outcome, attempts, delay)
     except Exception as error:
         # A defect. Its words may quote anything, so only its type is told; the log has its place.
         outcome = f"unexpected {type(error).__name__}: a defect of the gate"
@@ -219,6 +231,23 @@ def _attempt(work: _Work, job: Job, pulse: _Pulse, folder: Path) -> None:
 def _failed(work: _Work, job: Job, outcome: str, attempts: int, delay: float) -> None:
     if work.queue.fail(job, outcome, None, attempts, delay, work.clock()) is State.PARKED:
         _log.warning("parked after %d attempts", attempts, extra=_about(work, job))
+
+
+def _is_away(registry: Registry, error: Exception) -> bool:
+    """Whether it is the registry that failed, and no version is to blame: an outage must not park what is queued."""
+    if isinstance(error, RegistryUnreachable):
+        return True
+    if not isinstance(error, EvaluationFailed) or isinstance(error, StorageFailed):
+        return False
+    try:
+        return not all(probe.ok for probe in registry.ping() if probe.name == "registry")
+    except GateError:
+        return True
+
+
+def patience(job: Job, now: float) -> float:
+    """Seconds until a registry that was away is asked again for a job: the longer it waits, the longer it can."""
+    return min(max((now - job.queued) / 4, SHORTEST_PATIENCE), LONGEST_PATIENCE)
 
 
 def _about(work: _Work, job: Job) -> dict[str, object]:
@@ -295,13 +324,20 @@ def _do(work: _Work, job: Job, pulse: _Pulse, folder: Path) -> tuple[str, str | 
     candidate = registry.resolve(job.uri, folder / "candidate")
     shutil.rmtree(folder / "candidate", ignore_errors=True)
     about = Key(candidate.digest, by)
-    judged, outcome = queue.verdict(about), ""
-    if judged is None or not effective(judged, work.clock()):
-        judged = _judge(work, job, pulse, folder, version, subscription, candidate, about)
+    judged, outcome = queue.verdict(about), "the same files were judged by the same terms before: "
+    if judged is not None and effective(judged, work.clock()):
+        pulse.require()
+        try:
+            writeback.publish(registry, judged, version, subscribed.state)
+        except writeback.EvidenceGone:
+            judged = None  # somebody deleted it: what nobody can look at any more is no verdict
     else:
-        outcome = "the same files were judged by the same terms before: "
-    pulse.require()
-    writeback.publish(registry, judged, version, subscribed.state)
+        judged = None
+    if judged is None:
+        outcome = ""
+        judged = _judge(work, job, pulse, folder, version, subscription, candidate, about)
+        pulse.require()
+        writeback.publish(registry, judged, version, subscribed.state)
     pulse.require()
     settled = _settle(work, job, about)
     outcome += f"{judged.status}: {judged.headline}"
@@ -359,7 +395,7 @@ def _judge(
     if code == ExitCode.USAGE:
         raise _Parked(_said(folder / "log") or "the gate refused it, and did not say why")
     if code not in (ExitCode.PASS, ExitCode.VIOLATED, ExitCode.INCONCLUSIVE):
-        raise WorkerDied(_why(out, folder / "log", code))
+        raise _why(out, folder / "log", code)
     report = verified(out / REPORT, code, job, about, subscription)
     if work.subscribed.changed:
         raise EvaluationFailed("the service's files changed while it was judged")
@@ -457,13 +493,15 @@ def _said(log: Path) -> str:
     return clean(" ".join(lines[starts[-1] :]).removeprefix(ERROR), _SHOWN)
 
 
-def _why(out: Path, log: Path, code: int | None) -> str:
+def _why(out: Path, log: Path, code: int | None) -> EvaluationFailed:
     """Why there is no verdict: the report's headline, or the error, or the exit code alone."""
     with contextlib.suppress(UsageError, EvaluationFailed):
         report = document.read(_bytes(out / REPORT))
         if report.verdict.status is VerdictStatus.ERROR and report.verdict.exit_code == code:
-            return clean(report.verdict.headline, _SHOWN)
-    return _said(log) or f"its process ended with {'no exit code' if code is None else f'exit code {code}'}"
+            headline = clean(report.verdict.headline, _SHOWN)
+            away = any(problem.type == RegistryUnreachable.__name__ for problem in report.errors)
+            return RegistryUnreachable(headline) if away else WorkerDied(headline)
+    return WorkerDied(_said(log) or f"its process ended with {'no exit code' if code is None else f'exit code {code}'}")
 
 
 # --- what it left ---------------------------------------------------------------------------------------------------
@@ -526,9 +564,12 @@ def _bytes(path: Path) -> bytes:
 
 def _evidence(registry: Registry, candidate: Candidate, report: Report) -> str | None:
     """The evidence run that the report names, if it is one of exactly this model; None: nothing was written back."""
-    named = report.run.mlflow.run_id if report.run.mlflow else None
+    logged = report.run.mlflow
+    named = logged.run_id if logged else None
     if named is None:
-        return None
+        if logged is not None and (logged.warning or "").startswith(NOT_WRITTEN):
+            raise EvaluationFailed(clean(logged.warning, _SHOWN))
+        return None  # it may not write there, which the report says
     recorded = registry.attempts(candidate).attempts
     if recorded is None or named not in {attempt.run_id for attempt in recorded}:
         raise EvaluationFailed("the report names an evidence run that is not this model's")

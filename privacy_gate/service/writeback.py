@@ -14,12 +14,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from privacy_gate.errors import CandidateNotFound, EvaluationFailed, UsageError
+from privacy_gate.errors import CandidateNotFound, DataError, EvaluationFailed, UsageError
 from privacy_gate.registry import TAG_PREFIX, RecordedReport, RegisteredVersion, Registry, verdict_tags
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.service import Judged, Key, Wanted
@@ -38,6 +38,10 @@ PATIENCE = 30.0  # seconds to wait for it
 _PAUSE = 0.2
 
 _log = logging.getLogger(__name__)
+
+
+class EvidenceGone(EvaluationFailed):
+    """The run that holds the evidence of a verdict is not there any more."""
 
 
 class Busy(EvaluationFailed):
@@ -115,7 +119,7 @@ def tags_of(judged: Judged) -> dict[str, str]:
 def publish(registry: Registry, judged: Judged, version: RegisteredVersion, state: Path) -> bool:
     """Attach the report's files to the evidence run, then mark the version. False: it carries all of that already.
 
-    Raises RegistryUnreachable; EvaluationFailed where run or version are gone.
+    Raises RegistryUnreachable, EvidenceGone, and EvaluationFailed where the version is gone.
     """
     wanted = tags_of(judged)
     if all(version.tags.get(name) == value for name, value in wanted.items()):
@@ -124,11 +128,18 @@ def publish(registry: Registry, judged: Judged, version: RegisteredVersion, stat
         if judged.run_id is not None and judged.report is not None:
             files = [state / judged.report / name for name in ATTACHED]
             if there := [file for file in files if file.is_file()]:
-                registry.attach(judged.run_id, there)
+                _attach(registry, judged.run_id, there)
         registry.mark(version.name, version.version, wanted)
     except UsageError as error:
         raise EvaluationFailed(f"the verdict was not written back: {error.what}") from error
     return True
+
+
+def _attach(registry: Registry, run_id: str, files: Sequence[Path]) -> None:
+    try:
+        registry.attach(run_id, files)
+    except DataError as error:
+        raise EvidenceGone(f"the verdict was not written back: {error.what}") from error
 
 
 # --- the alias ------------------------------------------------------------------------------------------------------

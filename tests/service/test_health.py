@@ -198,6 +198,17 @@ def test_the_rules_are_those_of_mlflow(monkeypatch):
                         _validate_webhook_url(url)
 
 
+def test_what_was_delivered_was_allowed(subscribed, queue):
+    inside = dataclasses.replace(HOOK, url="http://10.0.0.7:8484/webhook")
+    settings = subscribed.value.model_copy(
+        update={"service": subscribed.value.service.model_copy(update={"url": "http://10.0.0.7:8484"})}
+    )
+    within = dataclasses.replace(subscribed, value=settings)
+    assert examined(within, queue, Server(inside))["url"].level == "warn"
+    queue.deliver(Delivery("d1", Event("model_version", "created", "churn", "1"), NOW - 60, "ignored"), None)
+    assert examined(within, queue, Server(inside))["url"].level == "ok"
+
+
 def test_a_host_that_nobody_knows(monkeypatch):
     def unknown(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")

@@ -95,15 +95,17 @@ def findings(application, document, examples, headers):
 
 def test_nothing_is_found(built):
     """With the token, and unsigned; schemathesis itself also tries each operation without what it needs."""
-    found, sent = findings(built, built.openapi(), 5, {"Authorization": f"Bearer {TOKEN}"})
+    found, sent = findings(built, built.openapi(), 3, {"Authorization": f"Bearer {TOKEN}"})
     assert found == []
     assert sent > 100
 
 
 def test_nothing_is_found_without_a_token(built):
-    found, sent = findings(built, built.openapi(), 2, {})
+    document = built.openapi()
+    closed = {path: what for path, what in document["paths"].items() if path.startswith("/api/")}
+    found, sent = findings(built, document | {"paths": closed}, 1, {})
     assert found == []
-    assert sent > 50
+    assert sent > 10
 
 
 def test_nothing_is_found_among_bodies_that_are_signed(built):
@@ -111,7 +113,7 @@ def test_nothing_is_found_among_bodies_that_are_signed(built):
     document = built.openapi()
     deliver = {k: v for k, v in document["paths"]["/webhook"]["post"].items() if k != "parameters"}
     signing = Signing(built)
-    found, sent = findings(signing, document | {"paths": {"/webhook": {"post": deliver}}}, 60, {})
+    found, sent = findings(signing, document | {"paths": {"/webhook": {"post": deliver}}}, 40, {})
     assert found == []
     assert sent > 100
     assert signing.answers[202] > 20

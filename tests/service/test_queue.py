@@ -24,6 +24,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from privacy_gate.errors import StorageFailed, UsageError
 from privacy_gate.service import Delivery, Event, Job, Judged, Key, State, Terms, Wanted
@@ -86,6 +88,14 @@ def test_higher_priority_first_then_the_oldest(queue: Queue) -> None:
     assert [job.version for job in queue.jobs(State.QUEUED)] == ["3", "2", "4", "1"]
     assert [claimed(queue, 4.0).version for _ in range(4)] == ["3", "2", "4", "1"]
     assert claim(queue, 5.0) is None
+
+
+def test_who_asks_again_at_the_same_time_stands_behind(queue: Queue) -> None:
+    queue.request(wanted(version="1"), now=1.0)
+    queue.request(wanted(version="2"), now=1.0)
+    assert queue.finish(claimed(queue, 1.0), "pass", KEY, TERMS, 1.0)
+    assert queue.request(wanted(version="1"), now=1.0)
+    assert [claimed(queue, 1.0).version for _ in range(2)] == ["2", "1"]
 
 
 def test_a_subscription_at_its_limit_is_passed_over(queue: Queue) -> None:
@@ -779,6 +789,14 @@ def test_no_error_tells_the_password(url: str) -> None:
     while error is not None:
         assert "s3cr3t" not in f"{error} {error!r} {getattr(error, 'hint', '')}"
         error = None if error.__suppress_context__ and error.__cause__ is None else error.__cause__ or error.__context__
+
+
+def test_a_driver_that_tells_the_password_is_not_quoted() -> None:
+    url = make_url("postgresql+psycopg://me:s3cr3t@host/x")
+    with pytest.raises(StorageFailed) as caught, under_test._told(url):
+        raise SQLAlchemyError("no entry for me with s3cr3t")
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__cause__ is None
 
 
 def test_a_missing_driver_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

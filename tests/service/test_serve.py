@@ -31,7 +31,7 @@ from privacy_gate.errors import EvaluationFailed, RegistryUnreachable, UsageErro
 from privacy_gate.registry.in_memory import InMemoryRegistry
 from privacy_gate.service import State
 from privacy_gate.service import serve as service
-from privacy_gate.service.health import FACT, TRIED, WORKERS
+from privacy_gate.service.health import FACT, FILES, TRIED, WORKERS
 from privacy_gate.service.queue import open_queue
 from privacy_gate.service.serve import ASKED, LOOK, Rounds, bound, read_secrets
 from privacy_gate.service.subscriptions import Reloading, Service
@@ -478,8 +478,10 @@ def test_what_health_found_is_remembered_for_the_page(rounds, monkeypatch):
     monkeypatch.setattr("privacy_gate.service.health.examine", examine)
     own.once(NOW)
     assert queue.recall(FACT)[0] == [{"name": "clock", "ok": False, "detail": "slow", "mend": "let NTP set it"}]
+    assert queue.recall(FILES)[0] is True
     path.write_text("apiVersion: nothing\n")
     own.once(NOW + LOOK)
+    assert queue.recall(FILES)[0] is False
     assert seen[0] is None
     assert "subscriptions.yaml:1:13" in seen[1]
 
@@ -509,13 +511,28 @@ def test_free_ports_of_both_families():
                 pass
 
 
-def test_tls_serves_with_a_key_of_its_own(tmp_path):
+def test_tls_serves_with_a_key_of_its_own(tmp_path, monkeypatch):
     if shutil.which("openssl") is None:
         pytest.skip("makes its certificate with openssl")
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
     subject = ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run([*made, *subject], check=True, capture_output=True)
-    context = service._tls(certificate, key)
-    assert context is not None
-    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    path = team(tmp_path)
+    for name, value in WHOLE.items():
+        monkeypatch.setenv(name, value)
+    told = []
+
+    def visit(address: str) -> None:
+        try:
+            trusted = ssl.create_default_context(cafile=str(certificate))
+            trusted.check_hostname = False  # it is of localhost
+            with urllib.request.urlopen(f"{address}/healthz", timeout=PATIENCE, context=trusted) as answer:
+                told.append((address.partition(":")[0], answer.status))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(service, "_tell", lambda address, *_: threading.Thread(target=visit, args=(address,)).start())
+    options = service.Options(path, port=0, role="receiver", tls_cert=certificate, tls_key=key)
+    assert service.serve(options) == 0
+    assert told == [("https", 200)]

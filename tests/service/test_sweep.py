@@ -21,6 +21,8 @@ from privacy_gate.service.sweep import (
     SWEPT,
     UNREACHABLE,
     VERIFIED,
+    VERIFY_AGAIN,
+    VERIFYING,
     Looked,
     Standing,
     Swept,
@@ -28,6 +30,7 @@ from privacy_gate.service.sweep import (
     looks,
     sweep,
     told,
+    verify_due,
 )
 from privacy_gate.service.writeback import Settled
 
@@ -414,3 +417,15 @@ def test_looking_changes_nothing(world):
 
 def test_due_of_a_job_is_a_function_of_what_is_given(world):
     assert due(None, None, world.terms, NOW) == "it was never judged"
+
+
+def test_when_files_are_hashed_anew(world):
+    """A day after the last time; an hour after one that began and did not end."""
+    service = world.subscribed.value.service
+    assert verify_due(world.queue, service, NOW)
+    world.queue.remember(VERIFYING, "w", NOW)
+    assert not verify_due(world.queue, service, NOW + VERIFY_AGAIN - 1)
+    assert verify_due(world.queue, service, NOW + VERIFY_AGAIN)
+    world.sweep(verify=True)
+    assert not verify_due(world.queue, service, NOW + service.verify_every - 1)
+    assert verify_due(world.queue, service, NOW + service.verify_every)

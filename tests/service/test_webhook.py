@@ -55,7 +55,7 @@ def test_what_is_signed_and_fresh_is_believed():
     assert believed([(n.lower(), v) for n, v in signed()]) == "6f9619ff-8b86-d011-b42d-00c04fc964ff"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     secret=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=80),
     value=st.recursive(
@@ -146,8 +146,20 @@ def test_an_id_is_made_of_few_characters(id):
 
 @pytest.mark.parametrize(
     "stamp",
-    [b"", b"-1800000000", b"+1800000000", b"1800000000.0", b" 1800000000", b"1800000000 ", b"1_800_000_000", b"0x1"]
-    + ["١٨٠٠٠٠٠٠٠٠".encode(), "１８００００００００".encode(), b"1" * 5000, b"1800000000\n"],
+    [
+        b"",
+        b"-1800000000",
+        b"+1800000000",
+        b"1800000000.0",
+        b" 1800000000",
+        b"1800000000 ",
+        b"1_800_000_000",
+        b"0x1",
+        b"1" * 5000,
+        b"1800000000\n",
+        "١٨٠٠٠٠٠٠٠٠".encode(),
+        "１８００００００００".encode(),
+    ],
 )
 def test_a_timestamp_is_made_of_ascii_digits(stamp):
     id = b"a"
@@ -403,7 +415,7 @@ data = st.fixed_dictionaries({}, optional={"name": values, "alias": values, "key
 full = st.fixed_dictionaries({"name": texts, "alias": texts, "key": texts, "version": mostly(numbers)})
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     entity=mostly(entities),
     action=mostly(actions),

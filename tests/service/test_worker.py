@@ -20,9 +20,10 @@ import psutil
 import pytest
 import yaml
 
+from privacy_gate import closing
 from privacy_gate.attestation import new_key, opened, private_key, public_keys
 from privacy_gate.errors import DataError, EvaluationFailed, RegistryUnreachable, StorageFailed
-from privacy_gate.registry import RegisteredVersion
+from privacy_gate.registry import Probe, RegisteredVersion
 from privacy_gate.registry.in_memory import InMemoryRegistry
 from privacy_gate.registry.mlflow import MlflowRegistry
 from privacy_gate.reports import document
@@ -286,6 +287,20 @@ def test_what_does_not_stand_any_more_is_judged_again(world: World, why: str) ->
     assert world.queue.verdict(first) is not None
     reports = list((world.state / "reports").iterdir())
     assert len(reports) == (1 if why == "expired" else 2), "one folder per key, renewed in place"
+
+
+def test_a_verdict_whose_evidence_was_deleted_is_judged_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.register()
+    world.plan(0)
+    world.work()
+    judged = world.queue.verdict(world.key("1"))
+    assert judged is not None
+    world.queue.record(dataclasses.replace(judged, run_id="deleted"))
+    world.ask()
+    assert world.work()
+    assert len(world.began) == 2
+    assert world.job().outcome.startswith("pass: said")
+    assert world.queue.verdict(world.key("1")) == judged
 
 
 def test_what_is_gone_or_not_covered_ends_without_a_verdict(world: World) -> None:
@@ -578,7 +593,7 @@ def test_a_worker_that_is_stopped_gives_its_job_back(world: World) -> None:
     assert not thread.is_alive()
     assert is_gone(world.began[0]["pid"])
     job = world.job()
-    assert (job.state, job.due) == (State.QUEUED, NOW), "at once, for whoever comes"
+    assert (job.state, job.due, job.attempts) == (State.QUEUED, NOW, 0), "at once, for whoever comes"
     world.plan(0)
     assert world.work()
     assert world.job().state is State.DONE
@@ -606,7 +621,9 @@ def test_two_workers_at_once_end_where_one_would(world: World) -> None:
     for thread in threads:
         thread.join(120)
     assert not any(thread.is_alive() for thread in threads)
-    assert [world.job(str(n)).state for n in range(1, 7)] == [State.DONE] * 6, [world.job(str(n)).outcome for n in range(1, 7)]
+    assert [world.job(str(n)).state for n in range(1, 7)] == [State.DONE] * 6, [
+        world.job(str(n)).outcome for n in range(1, 7)
+    ]
     assert world.registry.alias("churn", ALIAS) == "5"
     tags = [world.registry.models["churn"][str(n)].tags["privacy_gate.verdict"] for n in range(1, 7)]
     assert tags == ["pass"] * 5 + ["fail"]
@@ -683,6 +700,62 @@ def test_a_registry_that_fails_while_it_is_written_to_costs_the_job_and_not_the_
     assert world.job().state is State.DONE
     assert world.registry.alias("churn", ALIAS) == "1"
     assert world.registry.models["churn"]["1"].tags["privacy_gate.verdict"] == "pass"
+
+
+def test_an_outage_of_the_registry_parks_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.register()
+    world.plan(0)
+
+    def gone(*_: object) -> None:
+        raise RegistryUnreachable("gone")
+
+    delays = []
+    with monkeypatch.context() as patch:
+        patch.setattr(InMemoryRegistry, "resolve", gone)
+        for _ in range(12):
+            assert world.work()
+            assert (world.job().state, world.job().attempts) == (State.QUEUED, 0)
+            delays.append(world.job().due - world.now)
+            world.now = world.job().due
+    assert delays == sorted(delays), "the longer it lasts, the rarer it is asked"
+    assert (delays[0], delays[-1] > 10) == (5.0, True)
+    assert patience_of(10**9) == 900
+    assert world.work()
+    assert world.job().state is State.DONE
+
+
+def patience_of(age: float) -> float:
+    return worker.patience(a_job(1), NOW + age)
+
+
+@pytest.mark.parametrize("how", ["its report says so", "it cannot be asked"])
+def test_a_child_that_found_the_registry_away_is_not_to_blame(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    world.register()
+    errors = [{"type": "RegistryUnreachable", "what": "gone", "hint": ""}] if how == "its report says so" else []
+    world.plan(3, changes={"errors": errors}, headline="The evaluation failed: gone")
+    if not errors:
+        monkeypatch.setattr(InMemoryRegistry, "ping", lambda _: [Probe("registry", False, "gone")])
+    assert world.work()
+    assert (world.job().state, world.job().attempts) == (State.QUEUED, 0)
+    assert world.job().outcome == "The evaluation failed: gone"
+
+
+def test_evidence_that_did_not_arrive_is_no_verdict(world: World) -> None:
+    world.register()
+    world.plan(0, changes={"run.mlflow": {"run_id": None, "warning": "nothing was written back: it is down"}})
+    assert world.work()
+    assert (world.job().state, world.job().outcome) == (State.QUEUED, "nothing was written back: it is down")
+    world.plan(0, changes={"run.mlflow": {"run_id": None, "warning": "the evidence was not recorded: no permission"}})
+    world.now += 60
+    assert world.work()
+    assert world.job().state is State.DONE
+
+
+def test_the_gate_says_in_these_words_that_nothing_was_written_back() -> None:
+    source = (Path(closing.__file__)).read_text()
+    assert f'f"{worker.NOT_WRITTEN}{{error.what}}"' in source
 
 
 def test_an_alias_that_another_worker_has_is_nobodys_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -860,6 +933,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     queue.close()
 
 
+@pytest.mark.slow
 def test_the_gate_judges_and_all_that_follows_arrives_in_the_registry(real: Real) -> None:
     judged, version = real.judged(), real.version("1")
     assert (judged.status, judged.exit_code) == ("pass", 0)

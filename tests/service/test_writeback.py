@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privacy_gate.errors import EvaluationFailed, RegistryUnreachable
@@ -295,23 +296,29 @@ STEPS = st.lists(
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One queue for all examples; each has models with a content of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("worlds")
+        folder = tmp_path_factory.mktemp("world")
         patch.chdir(folder)
-        yield folder
+        queue = open_queue(f"sqlite:///{folder}/queue.db")
+        world = World(folder, InMemoryRegistry(), queue, None)  # type: ignore[arg-type]
+        world.subscribe()
+        yield world
+        queue.close()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS)
-def test_after_verifying_it_is_where_the_definition_puts_it(shared: Path, steps: list[tuple[str, int, Any]]) -> None:
+def test_after_verifying_it_is_where_the_definition_puts_it(shared: World, steps: list[tuple[str, int, Any]]) -> None:
     """The slow twin: of all versions, the highest whose present files have a pass; but nobody is moved to unjudged."""
-    folder = shared / str(len(list(shared.iterdir())))
-    folder.mkdir()
-    queue = open_queue(f"sqlite:///{folder}/queue.db")
-    world = World(folder, InMemoryRegistry(), queue, None)  # type: ignore[arg-type]
-    world.subscribe()
-    versions = [world.register(content) for content in "abc"]
+    world, queue = shared, shared.queue
+    for job in queue.jobs(limit=None):
+        queue.forget(job.name, job.version)
+    example = uuid.uuid4().hex
+    world.registry = InMemoryRegistry()
+    shutil.rmtree(world.folder / "models", ignore_errors=True)
+    versions = [world.register(f"{example} {content}") for content in "abc"]
     passed: dict[str, int] = {}
     for step, number, value in steps:
         version = str(number)
@@ -325,7 +332,7 @@ def test_after_verifying_it_is_where_the_definition_puts_it(shared: Path, steps:
                 known = about if about.model_sha256 in passed else None
                 world.queue.finish(job, "", known, about.terms, NOW)
         elif step == "change":
-            world.overwrite(version, "abcd"[value])
+            world.overwrite(version, f"{example} {'abcd'[value]}")
         elif step == "hand":
             world.registry.move_alias("churn", ALIAS, version)
         else:
@@ -337,7 +344,6 @@ def test_after_verifying_it_is_where_the_definition_puts_it(shared: Path, steps:
     # A version whose files changed is known by what was judged before, and is asked for again.
     sure = [v for v in fits if v == holder or passed.get(_told(queue, v)) == 0]
     assert world.approved == (max(sure, key=int) if sure else None)
-    queue.close()
 
 
 def _told(queue: Queue, version: str) -> str:
