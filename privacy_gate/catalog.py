@@ -39,18 +39,20 @@ class Catalog(Generic[T]):
         self._items[name] = item
 
     def _discover(self) -> None:
-        if self._complete:
+        if not self._complete:
+            with self._turn:  # a second thread waits until all are there; one that comes back from an import does not
+                self._import_all()
+
+    def _import_all(self) -> None:
+        if self._complete or self._searching:
             return
-        with self._turn:  # a second thread waits until all are there; one that comes back from an import does not
-            if self._complete or self._searching:
-                return
-            self._searching = True
-            try:
-                for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
-                    importlib.import_module(f"{self._package}.{module.name}")
-                self._complete = True
-            finally:
-                self._searching = False
+        self._searching = True
+        try:
+            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+            self._complete = True
+        finally:
+            self._searching = False
 
     def names(self) -> list[str]:
         """All names, sorted."""
