@@ -109,11 +109,12 @@ class World:
         document = {
             "apiVersion": "privacy-gate/subscriptions/v1",
             "tracking_uri": self.mlflow.uri,
-            "service": {"state": "state", "url": self.url, **self.service},
+            # The tests beside this one would come first.
+            "service": {"state": "state", "url": self.url, "nice": 0, **self.service},
             "subscriptions": [common | s for s in subscriptions],
         }
         self.subscriptions.write_text(yaml.safe_dump(document))
-        self.gate("attest", "--new-key", self.key)
+        assert self.gate("attest", "--new-key", self.key) == 0
 
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PRIVACY_GATE_"))}
@@ -125,15 +126,19 @@ class World:
             **{f"PRIVACY_GATE_{name}": value for name, value in secrets.items()},
         }
 
-    def gate(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a verb to its end, in the folder; the signing key is given by option only."""
-        environment = {k: v for k, v in self.environment().items() if k != "PRIVACY_GATE_SIGNING_KEY_FILE"}
-        command = [sys.executable, "-m", "privacy_gate", *map(str, arguments)]
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=240, check=False
-        )
-        assert done.returncode == 0 or not check, done.stderr
-        return done
+    def gate(self, *arguments: object) -> int:
+        """Run a verb in the folder, in this process: seconds faster than the program, and the same code."""
+        from privacy_gate.cli import run
+
+        before = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith(("MLFLOW_", "PRIVACY_GATE_"))}
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        try:
+            with contextlib.chdir(self.folder):
+                return run(list(map(str, arguments)))
+        finally:
+            for name in [k for k in os.environ if k.startswith(("MLFLOW_", "PRIVACY_GATE_"))]:
+                del os.environ[name]
+            os.environ.update(before)
 
     # --- the service ---
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from privacy_gate.request import CheckRequest
 
 ERROR = "error: "  # how the lines begin that the worker shows to people
-_NICE = 10  # what people do on the machine comes first
 
 
 class RunRecords(Settings):
@@ -44,6 +43,7 @@ class Order(Settings):
     out           folder of the report
     store         of finished shadows, where neither config nor environment names one
     records       None: the config names them
+    nice          how far everything else on the machine comes first
     """
 
     model: str
@@ -58,6 +58,7 @@ class Order(Settings):
     out: Path
     store: Path
     records: RunRecords | None = None
+    nice: int = 0
 
 
 class _Told:
@@ -77,9 +78,10 @@ class _Told:
 def main(path: str) -> int:
     """Judge what JOB.json asks for; the exit code."""
     try:
+        order = read(Path(path))
+        _lower(order.nice)
         from privacy_gate.pipeline import check
 
-        order = read(Path(path))
         private_dir(order.out)
         with tempfile.TemporaryDirectory(dir=order.out.parent) as work:
             return check(requested(order, Path(work)), _Told()).exit_code
@@ -94,6 +96,12 @@ def main(path: str) -> int:
         if os.environ.get("PRIVACY_GATE_DEBUG"):
             traceback.print_exc()
         return int(ExitCode.FAILED)
+
+
+def _lower(nice: int) -> None:
+    with contextlib.suppress(OSError):
+        os.nice(nice)
+    keep_nice()
 
 
 def read(path: Path) -> Order:
@@ -148,7 +156,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
-    keep_nice()
     sys.exit(main(sys.argv[1]))

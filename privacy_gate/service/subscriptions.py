@@ -75,6 +75,7 @@ class Service(Settings):
     url: str | None = Field(None, description="where people reach the status page")
     read: Literal["token", "open"] = Field("token", description="who may read the status page and the reports")
     alias: Alias = Field("privacy-approved", description="of the newest version that passes")
+    nice: int = Field(10, ge=0, le=19, description="of what judges: what else runs on the machine comes first")
     sweep_every: Duration = 300.0
     verify_every: Duration = Field(86400.0, description="after which the files of approved versions are hashed again")
     lease: Duration = Field(60.0, description="after which the job of a worker that is silent is another one's")

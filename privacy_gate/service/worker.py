@@ -426,6 +426,7 @@ def _order(
         "out": str(out),
         "store": str(state / "store"),
         "records": records,
+        "nice": subscribed.value.service.nice,
     }
 
 
