@@ -11,7 +11,7 @@ from tests.large_features import GIB, check, team
 
 pytestmark = pytest.mark.slow
 
-FEATURES = 1.5  # GiB; `ci/bench memory` does the same with 20
+FEATURES = 1.25  # GiB; `ci/bench memory` does the same with 20
 
 
 def test_scoring_and_signals_do_not_hold_the_features(tmp_path: Path) -> None:

@@ -157,7 +157,19 @@ def check(
     return run
 
 
-@pytest.mark.parametrize("name", KINDS)
+# One of each family at each commit, their relatives at night.
+AT_NIGHT = {
+    "random-forest", "histogram-boosting", "lightgbm-booster", "xgboost", "lightning", "pyfunc-logits", "pyfunc-column",
+}  # fmt: skip
+
+
+def test_each_kind_has_its_time() -> None:
+    assert set(KINDS) > AT_NIGHT
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name in AT_NIGHT else []) for name in KINDS]
+)
 def test_it_fails_wherever_it_is_registered(
     name: str, registered: Path, registries: dict[str, str], check: Check
 ) -> None:

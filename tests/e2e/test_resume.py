@@ -70,7 +70,7 @@ def test_kill_9_half_way_then_the_same_command(slow_team: Team, here: Here, tmp_
     assert without_run(resumed.report) == without_run(whole.report)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_same_bytes_whatever_the_number_of_workers(team: Team, here: Here, tmp_path: Path) -> None:
     """Every attack of the full suite, those that learn and those that probe included."""
     team.write_config("whole.yaml", attacks=None)

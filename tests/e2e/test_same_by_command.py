@@ -15,7 +15,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from tests.e2e.conftest import FEATURES, Here, Run, Team, register
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 # As a team has it: parquet in, an MLflow model out; or, where it is shown records, its answers to them.
 SCRIPT = """

@@ -16,7 +16,7 @@ from tests.examples.guides import ROOT, Hour, walked
 
 HOME = ROOT / "examples" / "lightgbm_adult"
 
-REFERENCE_AND_SLOW = [pytest.mark.reference, pytest.mark.slow]
+REFERENCE_AND_NIGHTLY = [pytest.mark.reference, pytest.mark.nightly]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def records() -> ModuleType:
 
 
 class TestThePage:
-    pytestmark = REFERENCE_AND_SLOW
+    pytestmark = REFERENCE_AND_NIGHTLY
 
     def test_every_command_ends_and_prints_as_the_page_says(self, hour: Hour) -> None:
         assert len(hour.done) > 10

@@ -13,7 +13,7 @@ from tests.examples.guides import ROOT, Hour, walked
 
 HOME = ROOT / "examples" / "typed_frame"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module")
