@@ -186,10 +186,12 @@ def read_private(path: Path) -> bytes:
             found = os.fstat(stream.fileno())
             # Of a file that is given to this process through a group, as orchestrators do, the group may read.
             shared = 0o077 if found.st_uid == os.geteuid() else 0o037
-            if stat.S_IMODE(found.st_mode) & shared:
+            content = stream.read(MAX_BYTES + 1)
+            public = b"PUBLIC KEY-----" in content and b"PRIVATE KEY-----" not in content  # `private_key` says so
+            if stat.S_IMODE(found.st_mode) & shared and not public:
                 mode = stat.S_IMODE(found.st_mode)
                 raise UsageError(f"{path}: a signing key that others can read or change (mode {mode:04o})", _LOCK)
-            return stream.read(MAX_BYTES + 1)
+            return content
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}", "name a file that this user may read") from error
 

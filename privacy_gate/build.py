@@ -46,6 +46,18 @@ def build(*, config: Path | None, observations: Path | None = None, **options: A
         raise UsageError(f"--{where.replace('_', '-')}: {first['msg']}", "privacy-gate check --help") from error
 
 
+def registry_named(config: Path | None) -> tuple[str | None, str | None]:
+    """Tracking and registry URI of a config, by default of the one in this folder. Errors: UsageError, ConfigError.
+
+    No plug-in is looked up for that: whoever asks may hold a key.
+    """
+    place = config or Path(CONFIG_FILE)
+    if config is None and not place.is_file():
+        return None, None
+    named = load_yaml(place, Config).value
+    return named.tracking_uri, named.registry_uri
+
+
 def _read(path: Path) -> Config:
     """The config; names and settings of plug-ins are looked up here, where the line that is wrong is still known."""
     loaded = load_yaml(path, Config)

@@ -1,7 +1,8 @@
 """May this version be released? Its files are hashed afresh, and a signed verdict has to be about exactly these bytes.
 
 Tags are hints: anybody can write them, and copies of a version carry them along. They say where a verdict may be found;
-whether it counts is decided by a trusted key's signature, the digest, the policy, the report's bytes and the date.
+whether it counts is decided by a trusted key's signature, the digest, the policy, the report's bytes and the date; and
+by the name it was given to, for that decides by which records: under another name a model may pass by those of others.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ def approval(
     report: bytes | None,
     policies: frozenset[str],
     now: float,
+    judged_as: frozenset[str] = frozenset(),
 ) -> Approval | Refused:
     """Whether the version that `uri` names now may be released.
 
@@ -92,6 +94,7 @@ def approval(
     report    report.json, with the same meaning of None
     policies  digests of the resolved policies that a verdict may be by; at least one
     now       seconds since 1970
+    judged_as other registered models by whose records and configuration this one may have been judged
     Of several signed verdicts the newest that holds counts; a violation that was found after it, and signed, refuses.
     Raises UsageError for what is no version of a registered model, CandidateNotFound, RegistryUnreachable.
     """
@@ -109,7 +112,7 @@ def approval(
         raise UsageError(f"{clean(uri, 200)}: has no version", "write models:/NAME/VERSION")
 
     def judge(offer: _Offer) -> _Judged:
-        return _judged(offer, candidate.digest, keys, policies, now)
+        return _judged(offer, candidate.digest, keys, policies, now, judged_as | {address.name})
 
     judged = [judge(offer) for offer in _offers(registry, candidate, work, keys, envelope, report)]
     reasons = _against(judged, candidate)
@@ -138,12 +141,16 @@ def promote(registry: Registry, approval: Approval, alias: str) -> Moved:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """A signed verdict, not believed yet. envelope, report: None where there is none, as `missing` says."""
+    """A signed verdict, not believed yet. envelope, report: None where there is none, as `missing` says.
+
+    given  by whoever promotes, and not found in the registry
+    """
 
     source: str
     envelope: bytes | None
     report: bytes | None
     missing: tuple[str, ...] = ()
+    given: bool = False
 
 
 def _offers(
@@ -158,7 +165,7 @@ def _offers(
     if envelope is not None:
         found = report if report is not None else _report_of(envelope, keys, stored)
         missing = () if found is not None else ("report: it was not given, and no evidence run has it",)
-        yield _Offer("the given attestation", envelope, found, missing)
+        yield _Offer("the given attestation", envelope, found, missing, given=True)
         yield from stored
     elif report is not None:
         for offer in stored:
@@ -215,7 +222,9 @@ class _Judged:
     reasons: tuple[str, ...]
 
 
-def _judged(offer: _Offer, digest: str, keys: Keys, policies: frozenset[str], now: float) -> _Judged:
+def _judged(
+    offer: _Offer, digest: str, keys: Keys, policies: frozenset[str], now: float, names: frozenset[str]
+) -> _Judged:
     if offer.envelope is None:
         return _Judged(offer.source, None, offer.missing)
     try:
@@ -230,7 +239,20 @@ def _judged(offer: _Offer, digest: str, keys: Keys, policies: frozenset[str], no
         now=now,
     )
     wrong = tuple(f"{f.name}: {f.detail}" for f in found if f.ok is not True and not _is_said(f, offer, signed))
-    return _Judged(offer.source, signed, (*wrong, *offer.missing))
+    other = _of_another(offer, signed, names) if signed.model_sha256 == digest else ()
+    return _Judged(offer.source, signed, (*wrong, *other, *offer.missing))
+
+
+def _of_another(offer: _Offer, signed: Attested, names: frozenset[str]) -> tuple[str, ...]:
+    """Why a verdict that was only found here is another model's, though the files are the same; () if it is not."""
+    try:
+        subject = parse(signed.subject)
+    except UsageError:
+        return ()  # of no registered model: somebody signed it by hand
+    if offer.given or not isinstance(subject, Version) or subject.name in names:
+        return ()
+    told = f"{clean(signed.subject, 200)}, by the records and the configuration of that model"
+    return (f"name: it was given to {told}; --judged-as lets it count where they are the right ones",)
 
 
 def _is_said(finding: Finding, offer: _Offer, signed: Attested) -> bool:
@@ -258,7 +280,7 @@ def _is_violation(judged: _Judged) -> bool:
     return (
         judged.signed is not None
         and judged.signed.status == VerdictStatus.FAIL
-        and all(reason.startswith(("result:", "report:")) for reason in judged.reasons)
+        and all(reason.startswith(("result:", "report:", "name:")) for reason in judged.reasons)
     )
 
 

@@ -268,13 +268,28 @@ def test_a_copy_of_the_same_bytes_is_as_good(embedded_shop):
     good = shop.model()
     shop.judged(good)
     copied = shop.registry._client.copy_model_version(good, f"copy-of-{good.split('/')[1]}")
-    found = shop.ask(f"models:/{copied.name}/{copied.version}")
+    copy, name = f"models:/{copied.name}/{copied.version}", good.split("/")[1]
+    found = shop.ask(copy, judged_as=frozenset({name}))
     assert isinstance(found, Approval), found
     assert found.name == copied.name
     again = shop.model(b"the same bytes")
     same = shop.model(b"the same bytes")
     shop.judged(again)
-    assert isinstance(shop.ask(same), Approval), "without any tag"
+    assert isinstance(shop.ask(same, judged_as=frozenset({again.split("/")[1]})), Approval), "without any tag"
+
+
+def test_a_pass_by_the_records_of_another_model_is_refused(either):
+    """A model that leaks its own records, registered once more where it is judged by others: signed, same bytes."""
+    shop = either
+    leaky, elsewhere = shop.model(b"knows its records"), shop.model(b"knows its records")
+    evidence = shop.judged(elsewhere, at="2026-09-02T00:00:00+00:00")
+    found = shop.ask(leaky)
+    assert names(found) == {"name"}
+    assert elsewhere in found.reasons[0]
+    shop.judged(leaky, sample("fail"))
+    assert isinstance(shop.ask(leaky), Refused), "though the pass is the later one"
+    assert isinstance(shop.ask(elsewhere), Approval)
+    assert isinstance(shop.ask(leaky, envelope=evidence.envelope), Approval), "whoever names it answers for it"
 
 
 def test_one_flipped_byte_is_found(embedded_shop):

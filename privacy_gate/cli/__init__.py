@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb runs: `--help` knows neither numpy nor t
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -128,3 +129,16 @@ VERBS = (
 
 for _verb in VERBS:  # each enters itself into `app`; --help shows them in this order
     importlib.import_module(f"privacy_gate.cli.{_verb}")
+
+
+def _flow(verbs: typer.Typer) -> None:
+    """Let the terminal break the lines of each verb's --help, and not the source, where its docstring stands."""
+    for command in verbs.registered_commands:
+        paragraphs = inspect.cleandoc((command.callback and command.callback.__doc__) or "").split("\n\n")
+        command.help = command.help or "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for group in verbs.registered_groups:
+        if group.typer_instance is not None:
+            _flow(group.typer_instance)
+
+
+_flow(app)

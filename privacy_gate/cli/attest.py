@@ -39,19 +39,33 @@ def attest(
         Path | None,
         typer.Option(help="Make a pair of keys instead: FILE and FILE.pub.", metavar="FILE", show_default=False),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="Names the registry. Default: privacy-gate.yaml in this folder.", show_default=False
+        ),
+    ] = None,
     no_mlflow_log: Annotated[bool, typer.Option("--no-mlflow-log", help="Write nothing back to MLflow.")] = False,
 ) -> None:
     """Sign report.json: an in-toto statement about the model's files, in a DSSE envelope.
 
     The statement names the digests of the model, policy, attacks and report, and the verdict, whatever it is. Who signs
-    answers for the report, which has no key of its own: keep the key where the check runs. With MLFLOW_TRACKING_URI
-    set, report and attestation are also put into the evidence run that the report names.
+    answers for the report, which has no key of its own: keep the key where the check runs. Report and attestation are
+    also put into the evidence run that the report names, if the config or MLFLOW_TRACKING_URI says where that is.
     """
+    from privacy_gate.build import registry_named
+    from privacy_gate.errors import UsageError
+
     if new_key is not None:
-        _alone({"REPORT": report, "--key": key, "--out": out, "--no-mlflow-log": no_mlflow_log or None})
+        _alone(
+            {"REPORT": report, "--key": key, "--out": out, "--config": config, "--no-mlflow-log": no_mlflow_log or None}
+        )
         _make(new_key)
         return
-    _sign(_folder(report or DEFAULT_FOLDER), _key(key), out, attach=not no_mlflow_log)
+    if no_mlflow_log and config is not None:
+        raise UsageError("--config only names the registry, and --no-mlflow-log keeps away from it", "leave one out")
+    uris = None if no_mlflow_log else registry_named(config)
+    _sign(_folder(report or DEFAULT_FOLDER), _key(key), out, uris)
 
 
 def _alone(given: dict[str, object]) -> None:
@@ -127,7 +141,11 @@ def _create(path: Path, content: bytes, mode: int) -> None:
         stream.write(content)
 
 
-def _sign(folder: Path, key: Ed25519PrivateKey, out: Path | None, *, attach: bool) -> None:
+_Uris = tuple[str | None, str | None]  # of tracking and registry; None: those of the environment
+
+
+def _sign(folder: Path, key: Ed25519PrivateKey, out: Path | None, uris: _Uris | None) -> None:
+    """uris: None: nothing is put into the registry."""
     import time
 
     from privacy_gate.attestation import FILE, key_id, opened, signed
@@ -141,8 +159,8 @@ def _sign(folder: Path, key: Ed25519PrivateKey, out: Path | None, *, attach: boo
     attested = opened(envelope, {key_id(public): public})
     typer.echo(_line(_summary(attested)))
     typer.echo(_line(path), err=True)
-    if attach:
-        typer.echo(_line(_attach(folder, envelope, attested)), err=True)
+    if uris is not None:
+        typer.echo(_line(_attach(folder, envelope, attested, uris)), err=True)
 
 
 def _summary(attested: Attested) -> str:
@@ -154,7 +172,7 @@ def _summary(attested: Attested) -> str:
     )
 
 
-def _attach(folder: Path, envelope: bytes, attested: Attested) -> str:
+def _attach(folder: Path, envelope: bytes, attested: Attested, uris: _Uris) -> str:
     """Put what was signed into the evidence run; what was done, for people."""
     import tempfile
 
@@ -165,13 +183,16 @@ def _attach(folder: Path, envelope: bytes, attested: Attested) -> str:
     logged = read((folder / REPORT).read_bytes()).run.mlflow
     if logged is None or logged.run_id is None:
         return "not attached: the report names no evidence run"
-    if not (os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("MLFLOW_REGISTRY_URI")):
-        return f"not attached to run {logged.run_id}: MLFLOW_TRACKING_URI is not set"
+    if not any((*uris, os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("MLFLOW_REGISTRY_URI"))):
+        return (
+            f"not attached to run {logged.run_id}, so that promote does not find it there: no registry is named; set "
+            "MLFLOW_TRACKING_URI, or tracking_uri: in privacy-gate.yaml"
+        )
     names = [REPORT] if attested.html_sha256 is None else [REPORT, PAGE]
     with tempfile.TemporaryDirectory() as copies:
         # Under its own name, wherever --out has put it.
         (Path(copies) / FILE).write_bytes(envelope)
-        open_registry(None, None).attach(logged.run_id, [*(folder / name for name in names), Path(copies) / FILE])
+        open_registry(*uris).attach(logged.run_id, [*(folder / name for name in names), Path(copies) / FILE])
     return f"attached to run {logged.run_id}: {', '.join([*names, FILE])}"
 
 

@@ -122,7 +122,7 @@ def examine_service(subscriptions: Path, test_delivery: bool) -> list[Examined]:
     """All findings about a service, and whether checks by its subscriptions could run here."""
     import time
 
-    from privacy_gate.cli.serve import extra
+    from privacy_gate.cli.serve import extra, there
 
     findings = [*installation(), _cores(), _telemetry()]
     if any(finding.status == "fail" for finding in findings):
@@ -131,11 +131,12 @@ def examine_service(subscriptions: Path, test_delivery: bool) -> list[Examined]:
         with extra():
             from privacy_gate.service import health
             from privacy_gate.service.subscriptions import load, queue_url
+        there(subscriptions)
         subscribed = load(subscriptions)
         url = queue_url(subscribed, os.environ)
     except GateError as error:
         return [*findings, _failed("subscriptions", error)]
-    findings.append(Examined("subscriptions", "ok", f"{subscriptions}, {len(subscribed.requests)} of them"))
+    findings.append(Examined("subscriptions", "ok", f"{subscriptions}: {len(subscribed.requests)} in order"))
     for name, request in subscribed.requests.items():
         if request.config is None:
             continue

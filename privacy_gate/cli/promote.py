@@ -39,7 +39,7 @@ def promote(
     ] = None,
     attestation: Annotated[
         Path | None,
-        typer.Option(help="attestation.json, or its folder. Default: those in the registry.", show_default=False),
+        typer.Option(help="attestation.json, or its folder; counts beside those in the registry.", show_default=False),
     ] = None,
     report: Annotated[
         Path | None,
@@ -51,12 +51,24 @@ def promote(
             "--config", "-c", help="Default: privacy-gate.yaml in this folder, if there is one.", show_default=False
         ),
     ] = None,
+    judged_as: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A registered model whose records and configuration are right for this one, too: verdicts on the "
+            "same files that were given to it count. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, move nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Move an alias to a version whose files, hashed afresh, have a signed verdict that lets them through.
 
-    Tags count for nothing. Ends with 0 if the alias points there now, with 1 if it was refused, each reason on a line
+    Tags count for nothing, and so do verdicts on the same files under another model's name: they were reached by that
+    model's records.
+
+    Ends with 0 if the alias points there now, with 1 if it was refused, each reason on a line
     of its own, with 2 for a wrong request or an unknown model, with 3 if the registry does not answer.
     """
     import tempfile
@@ -80,10 +92,18 @@ def promote(
     registry = open_registry(*_uris(request), model)
     with tempfile.TemporaryDirectory() as work:
         found = approval(
-            registry, model, Path(work), keys, envelope=envelope, report=stored, policies=accepted, now=time.time()
+            registry,
+            model,
+            Path(work),
+            keys,
+            envelope=envelope,
+            report=stored,
+            policies=accepted,
+            now=time.time(),
+            judged_as=frozenset(judged_as or ()),
         )
     if isinstance(found, Refused):
-        _tell_refused(found, alias, as_json)
+        _tell_refused(found, alias, str(policy_source(request)), as_json)
         raise typer.Exit(int(ExitCode.VIOLATED))
     if dry_run:
         moved = Moved(found.name, alias, registry.alias(found.name, alias), found.version)
@@ -127,13 +147,29 @@ def _uris(request: CheckRequest) -> tuple[str | None, str | None]:
     return (request.config.tracking_uri, request.config.registry_uri) if request.config else (None, None)
 
 
-def _tell_refused(refused: Refused, alias: str, as_json: bool) -> None:
+def _tell_refused(refused: Refused, alias: str, policy: str, as_json: bool) -> None:
     if as_json:
         _json(refused.uri, alias, refused.model_sha256, promoted=False, reasons=list(refused.reasons))
         return
     _say(f"refused: {refused.uri}, sha256 {refused.model_sha256}: {alias} was not moved")
+    from privacy_gate.cli.console import clean
+
     for reason in refused.reasons:
         _say(f"  {reason}")
+    if hint := _mend(refused.reasons, policy):
+        typer.echo(clean(f"  hint: {hint}"), err=True)
+
+
+def _mend(reasons: tuple[str, ...], policy: str) -> str:
+    """About the first reason; `policy`: by which a verdict has to be, for people."""
+    from privacy_gate.cli.verify import mend
+
+    names = [reason.partition(":")[0] for reason in reasons if not reason.startswith("tags:")]
+    told = {
+        "signature": "`privacy-gate attest` signs a report and puts it into its evidence run; or name --attestation",
+        "policy": f"the policy in force is {policy}; --policy or --profile names another, `check` judges by another",
+    }
+    return told.get(names[0]) or mend(names) if names else ""
 
 
 def _tell_moved(approval: Approval, moved: Moved, dry_run: bool, as_json: bool) -> None:

@@ -36,9 +36,11 @@ def serve(
 ) -> int:
     """Take in an MLflow registry's webhooks, sweep it, judge what is new, and show how that goes on a page.
 
-    Needs the extra `server`. Secrets come from the environment, or from the files that NAME_FILE names:
+    Needs the extra `server`, and MLFLOW_TRACKING_URI or tracking_uri: in the subscriptions. Secrets come from the
+    environment, or from the files that NAME_FILE names:
     PRIVACY_GATE_WEBHOOK_SECRET, PRIVACY_GATE_SERVICE_TOKEN, PRIVACY_GATE_SIGNING_KEY, PRIVACY_GATE_QUEUE_URL.
-    Ends with 0 when it is told to (SIGTERM), and gives back what it was at.
+
+    Ends with 0 when it is told to (SIGTERM), with 130 after Ctrl-C, and gives back what it was at.
     """
     if example:
         from privacy_gate.resources import template
@@ -47,6 +49,7 @@ def serve(
         return 0
     _known("--role", role, ("all", "receiver", "worker"))
     _known("--log-format", log_format, ("text", "json"))
+    there(subscriptions)
     with extra():
         from privacy_gate.service import logs
         from privacy_gate.service.serve import Options
@@ -72,6 +75,17 @@ def serve(
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def there(subscriptions: Path) -> None:
+    """Raises UsageError, with how to begin, where there is no such file."""
+    from privacy_gate.errors import UsageError
+
+    if not subscriptions.exists():
+        raise UsageError(
+            f"--subscriptions {subscriptions}: there is no such file",
+            f"privacy-gate serve --example > {FILE} writes one to begin with",
+        )
 
 
 @contextlib.contextmanager

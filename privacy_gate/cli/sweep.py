@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from privacy_gate.cli import app
-from privacy_gate.cli.serve import FILE, extra
+from privacy_gate.cli.serve import FILE, extra, there
 from privacy_gate.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -35,13 +35,16 @@ def sweep(
 ) -> int:
     """Find every version that the subscriptions cover and that has no effective verdict, and judge it.
 
-    Also puts the alias of each model where it belongs. Ends with the worst verdict of the versions that are covered
+    Also puts the alias of each model where it belongs.
+
+    Ends with the worst verdict of the versions that are covered
     (2, 1, 3, 4, 0 in this order), with 4 if none is, and with --no-run with 0 unless something could not be looked at.
     """
     import os
     import sys
     import time
 
+    there(subscriptions)
     with extra():
         from privacy_gate.service import health, logs
         from privacy_gate.service.queue import open_queue

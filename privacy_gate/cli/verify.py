@@ -21,6 +21,22 @@ _ASKS = {
     "policy": "--policy or --profile names it",
 }
 
+MENDS = {
+    "signature": "give the attestation.json that `privacy-gate attest` wrote, and the public key of whoever signed it",
+    "subject": "these are not the files that were judged: check this model, or name the one that the verdict is about",
+    "name": "check this model by its own records",
+    "report": "take report.json from where attestation.json is, or run `privacy-gate attest` again beside the report",
+    "report.html": "render it again from report.json: privacy-gate report; or take the one that was signed",
+    "policy": "name the policy that the check was given (--policy, --profile); for another one, check the model again",
+    "freshness": "check the model again: a verdict is for so many days",
+    "result": "the report says why it is no pass, and what to do about it",
+}
+
+
+def mend(broken: list[str]) -> str:
+    """What to do about the first finding that does not hold; "" for what nobody can say more about."""
+    return next((MENDS[name] for name in broken if name in MENDS), "")
+
 
 @app.command(no_args_is_help=True)
 def verify(
@@ -42,6 +58,15 @@ def verify(
     profile: Annotated[
         str | None, typer.Option(help="The same: strict, standard or internal.", show_default=False)
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Names the registry of --model. Default: privacy-gate.yaml in this folder.",
+            show_default=False,
+        ),
+    ] = None,
     at: Annotated[
         str | None,
         typer.Option(metavar="DATE", help="As on that day (YYYY-MM-DD, UTC). Default: today.", show_default=False),
@@ -60,14 +85,14 @@ def verify(
         raise UsageError("--key is missing", "give the public key of those whose signature counts")
     path = attestation / FILE if attestation.is_dir() else attestation
     keys, envelope = public_keys(_read(key)), _read(path)
-    against = _against(path, report, model, policy, profile, at)
+    against = _against(path, report, policy, profile, at)
     attested: Attested | None = None
     try:
         attested = opened(envelope, keys)
     except NotVerified as error:
         found = _refused(error)
     else:
-        found = _examined(attested, against)
+        found = _examined(attested, against, None if model is None else _hashed(model, config))
     _tell(path, attested, found, as_json)
     raise typer.Exit(int(ExitCode.VIOLATED if any(f.ok is False for f in found) else ExitCode.PASS))
 
@@ -78,14 +103,11 @@ class _Against:
 
     report: bytes | None
     html: bytes | None
-    model: str | None
     policy_sha256: str | None
     now: float
 
 
-def _against(
-    path: Path, report: Path | None, model: str | None, policy: Path | None, profile: str | None, at: str | None
-) -> _Against:
+def _against(path: Path, report: Path | None, policy: Path | None, profile: str | None, at: str | None) -> _Against:
     from privacy_gate.attestation import PAGE, REPORT
     from privacy_gate.cli.policy import day
     from privacy_gate.errors import UsageError
@@ -99,7 +121,6 @@ def _against(
     return _Against(
         report=_read(named) if report is not None or named.is_file() else None,
         html=_read(page) if page.is_file() else None,
-        model=model,
         policy_sha256=None if by is None else resolve(by).digest,
         now=datetime.combine(day(at), time(), UTC).timestamp(),
     )
@@ -122,12 +143,12 @@ def _refused(error: NotVerified) -> list[Finding]:
     return [Finding("signature", False, error.what), *(Finding(name, None, "") for name in others)]
 
 
-def _examined(attested: Attested, against: _Against) -> list[Finding]:
+def _examined(attested: Attested, against: _Against, model_sha256: str | None) -> list[Finding]:
     from privacy_gate.attestation import PAGE, Finding, examine
 
     found = examine(
         attested,
-        model_sha256=None if against.model is None else _hashed(against.model),
+        model_sha256=model_sha256,
         report=against.report,
         html=against.html,
         policy_sha256=against.policy_sha256,
@@ -140,14 +161,16 @@ def _examined(attested: Attested, against: _Against) -> list[Finding]:
     return [*found[:place], missing, *found[place:]]
 
 
-def _hashed(model: str) -> str:
+def _hashed(model: str, config: Path | None) -> str:
     """Digest of the model's files as they are now; nothing of the model is loaded."""
     import tempfile
 
+    from privacy_gate.build import registry_named
     from privacy_gate.registry import open_registry
 
+    uris = registry_named(config)
     with tempfile.TemporaryDirectory() as work:
-        return open_registry(None, None, model).resolve(model, Path(work)).digest
+        return open_registry(*uris, model).resolve(model, Path(work)).digest
 
 
 def _tell(path: Path, attested: Attested | None, found: list[Finding], as_json: bool) -> None:
@@ -168,6 +191,8 @@ def _tell(path: Path, attested: Attested | None, found: list[Finding], as_json: 
         mark = {True: "✔", False: "✖", None: "–"}[finding.ok]
         typer.echo(f"{mark} {finding.name:<11} {clean('; '.join(filter(None, told)))}")
     typer.echo(_closing(attested, found))
+    if hint := mend(_broken(found)):
+        typer.echo(f"  hint: {hint}", err=True)
 
 
 def _broken(found: list[Finding]) -> list[str]:

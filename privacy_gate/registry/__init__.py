@@ -209,7 +209,10 @@ class Registry(Protocol):
         """
 
     def versions(self) -> Iterator[RegisteredVersion]:
-        """Every version of every registered model, models by name, versions ascending; raises RegistryUnreachable."""
+        """Every version of every registered model, models by name, versions ascending; raises RegistryUnreachable.
+
+        One that the registry hides, and that an alias points to, is told without its tags, and is not ready.
+        """
 
     def version(self, name: str, version: str) -> RegisteredVersion | None:
         """One of them; None where there is no such version. Raises RegistryUnreachable."""
@@ -261,7 +264,8 @@ def open_registry(tracking_uri: str | None, registry_uri: str | None, model: str
             return InMemoryRegistry(keeps=False)
         raise UsageError(
             "no MLflow registry is configured",
-            "set MLFLOW_TRACKING_URI, or tracking_uri: in privacy-gate.yaml, e.g. sqlite:///mlflow.db",
+            "set MLFLOW_TRACKING_URI, or tracking_uri: in privacy-gate.yaml (of a service: in subscriptions.yaml), e.g."
+            " sqlite:///mlflow.db",
         )
     from privacy_gate.registry.mlflow import MlflowRegistry
 

@@ -103,7 +103,9 @@ def _check_sqlite(uri: str, shown: str) -> None:
     path = Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
     if not uri.startswith("sqlite:///") or not path.is_file():
         raise UsageError(
-            f"{shown}: there is no such database", "name the database that models are registered in; none is created"
+            f"{shown}: there is no such database",
+            "name the database that models are registered in (after sqlite:///, a relative path starts at the current "
+            "folder); none is created",
         )
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as base:
@@ -720,10 +722,15 @@ class MlflowRegistry:
             (str(v.name), int(v.version)): v
             for v in self._pages(lambda token: self._client.search_model_versions(None, PAGE, order, token))
         }
+        # Whoever tags a version as a prompt hides it, though it can be loaded by its alias: that much of it is told.
+        hidden = {(name, int(version)) for name, named in aliases.items() for version in named.values()} - set(found)
         # A listing does not carry aliases, and databases do not agree on the order of names.
-        for name, number in sorted(found):
-            here = (alias for alias, version in aliases.get(name, {}).items() if str(version) == str(number))
-            yield _listed(found[name, number], here)
+        for name, number in sorted({*found, *hidden}):
+            here = sorted(alias for alias, version in aliases.get(name, {}).items() if str(version) == str(number))
+            if (name, number) in hidden:
+                yield RegisteredVersion(name, str(number), tuple(here), ready=False)
+            else:
+                yield _listed(found[name, number], here)
 
     def _pages(self, page: Callable[[Any], Any]) -> Iterator[Any]:
         token = None
@@ -901,7 +908,9 @@ def _why_no_webhooks(error: RegistryUnreachable, where: str) -> GateError:
         return RegistryUnreachable(
             f"{where}: fails to list its webhooks: MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY of the server was lost or"
             " never set, so that it calls none of them",
-            "set it on the server to a Fernet key and start it again; webhooks made before must be made again",
+            "start the server with the key that it had; if that is lost, with a new Fernet key, delete the rows of"
+            " `webhook_events` and `webhooks` in its database (it can neither list nor delete them any more), and the"
+            " webhooks must be made again",
         )
     return error
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -282,8 +282,41 @@ def refuse_unsupported(mlmodel: MLmodel, uri: str) -> None:
     task = str(metadata.get("task", "")) if isinstance(metadata, dict) else ""
     if task.startswith(("llm/", "agent/")):
         raise _unsupported(uri, f"task '{clean(task, 40)}' (generative)")
+    if second := _second_model(flavor_of(mlmodel), has):
+        raise UnsupportedModel(
+            f"{clean(uri, 200)} may hold two models: flavor '{flavor_of(mlmodel)}', and {second}",
+            "log it by mlflow's own log_model() with one flavor: what is judged must be what is served",
+        )
     if flavor_of(mlmodel) == "pyfunc" and "python_function" not in has:
         raise _unsupported(uri, f"flavor '{clean(', '.join(sorted(has)), 80)}', which Python cannot load")
+
+
+# Where a flavor names its file or folder, what that is called if it does not, and where python_function names it again.
+_DATA = {
+    "sklearn": ("pickled_model", None, ("data", "model_path")),
+    "pytorch": ("model_data", None, ("data",)),
+    "lightgbm": ("data", "model.lgb", ("data",)),
+    "xgboost": ("data", "model.xgb", ("data",)),
+}
+
+
+def _second_model(flavor: Flavor, has: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What else than the flavor that is judged could be loaded, and be another model; None: nothing.
+
+    `mlflow.pyfunc`, by which models are served, goes by python_function, and reads the MLmodel file beside its data.
+    """
+    if flavor == "pyfunc":
+        return None
+    if others := sorted(set(has) - {flavor, "python_function"}):
+        return f"flavor '{clean(others[0], 40)}'"
+    key, usual, keys = _DATA[flavor]
+    own, served = has[flavor].get(key, usual), has.get("python_function", {})
+    if isinstance(own, str) and "/" in own:
+        return f"{clean(own, 80)}, which is not beside its MLmodel file"
+    if served.get("loader_module") not in (None, f"mlflow.{flavor}"):
+        return f"python_function by {clean(served['loader_module'], 80)}"
+    wrong = [served[name] for name in keys if name in served and served[name] != own]
+    return f"python_function with {clean(wrong[0], 80)}" if wrong else None
 
 
 def _unsupported(uri: str, what: str) -> GateError:
@@ -348,6 +381,9 @@ class Snapshot:
 
 def take(folder: Path, uri: str) -> Snapshot:
     """Examine a private copy: what is hashed, classified and later scored are the same bytes."""
+    for name in _NOT_CONTENT:  # what is not hashed is not there: else a model could keep its weights in it
+        if (folder / name).is_file():
+            (folder / name).unlink()
     mlmodel = read_mlmodel(folder)
     refuse_unsupported(mlmodel, uri)
     return Snapshot(

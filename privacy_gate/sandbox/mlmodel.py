@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +21,15 @@ MLmodel = Mapping[str, Any]
 # What PyYAML lets through of a date, number or tag that is none (2024-99-99, !!int "", !!bool x, !!timestamp x).
 _YAML_LEAKS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _MOST = 1 << 24  # characters and values of a document, written out in full
+_MOST_BYTES = 1 << 23  # of a file: 65,536 columns of a signature have a third of it
+_MOST_EVENTS = 1 << 16  # of the parser, which takes seconds for a million, and much memory
 
 
 def read_mlmodel(folder: Path) -> MLmodel:
     """The MLmodel file of a model folder; raises CandidateNotFound if there is none, UsageError if it is junk."""
     try:
-        told = parsed((folder / MLMODEL).read_bytes())
+        with (folder / MLMODEL).open("rb") as stream:
+            told = parsed(stream.read(_MOST_BYTES + 1))
     except FileNotFoundError:
         raise CandidateNotFound(
             f"{clean(folder)}: no MLflow model there (it has no {MLMODEL} file)", "log it with log_model()"
@@ -49,8 +53,12 @@ def flavor_of(mlmodel: MLmodel) -> Flavor:
 
 
 def parsed(content: bytes | str) -> Any:
-    """YAML of a stranger's. Raises ValueError for what is none, and for aliases that would fill the memory."""
+    """YAML of a stranger's. Raises ValueError for what is none, or too large, also by aliases that repeat it."""
+    if len(content) > _MOST_BYTES:
+        raise ValueError("too large")
     try:
+        if next(itertools.islice(yaml.parse(content, yaml.SafeLoader), _MOST_EVENTS, None), None) is not None:
+            raise ValueError("too many values")
         loader = yaml.SafeLoader(content)
         try:
             node = loader.get_single_node()

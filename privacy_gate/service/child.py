@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from privacy_gate.errors import ExitCode, GateError, UsageError
 from privacy_gate.request import Settings
-from privacy_gate.sandbox.guard import keep_nice
+from privacy_gate.sandbox.guard import keep_nice, shut
 from privacy_gate.sandbox.untrusted import clean, where
 from privacy_gate.storage import private_dir
 
@@ -80,6 +80,7 @@ def main(path: str) -> int:
     try:
         order = read(Path(path))
         _lower(order.nice)
+        shut()  # the registry's token is in its environment, and the model's code in processes of the same user
         from privacy_gate.pipeline import check
 
         private_dir(order.out)

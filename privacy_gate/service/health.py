@@ -326,9 +326,12 @@ def webhook(hooks: list[Webhook], settings: Subscriptions, called: bool = False)
 
 def _make(settings: Subscriptions) -> str:
     url = address(settings.service) or f"https://HOST{WEBHOOK_PATH}"
+    # What works as it stands, with the secret out of sight: neither on a command line nor in a history.
+    given = f"open(os.environ['{WEBHOOK_SECRET}_FILE']).read().strip()"
+    secret = given if f"{WEBHOOK_SECRET}_FILE" in os.environ else f"os.environ['{WEBHOOK_SECRET}']"
     return (
-        f"MlflowClient().create_webhook('privacy-gate', '{url}', {sorted(events(settings))}, "
-        f"secret=os.environ['{WEBHOOK_SECRET}'])"
+        "in Python, with `import os; from mlflow import MlflowClient`: MlflowClient().create_webhook('privacy-gate', "
+        f"'{url}', {sorted(events(settings))}, secret={secret})"
     )
 
 
@@ -415,9 +418,14 @@ def _mend(refused: str) -> str:
         return f"start the registry's server with {_PRIVATE}"
     if "scheme" in said:
         return f"start the registry's server with {_SCHEMES}"
+    if "certificate" in said:
+        return (
+            "MLflow believes the public authorities alone, and no variable adds one: give serve a certificate of one "
+            f"of them (the whole chain), or let MLflow call plain http on a network of your own, with {_SCHEMES}"
+        )
     if "401" in said:
         return f"registry and service know different secrets, or their clocks differ: see `clock`, and {WEBHOOK_SECRET}"
-    return "is privacy-gate serve running, and does the registry's server reach its host and port?"
+    return "see that privacy-gate serve is running, and that the registry's server reaches its host and port"
 
 
 def _ring(subscribed: Subscribed) -> Ring:

@@ -155,7 +155,7 @@ class _Lines(logging.Formatter):
         said: dict[str, Any] = {
             "ts": _utc(record.created),
             "level": record.levelname.lower(),
-            "event": self._text(getattr(record, "event", None) or record.name.rpartition(".")[2], _VALUE),
+            "event": self._text(getattr(record, "event", None) or _event(record.name), _VALUE),
             "message": self._text(_message(record), _MESSAGE),
         }
         for name in (*FIELDS, *REQUEST_FIELDS):
@@ -205,6 +205,11 @@ def _quoted(value: object) -> str:
 def _utc(seconds: float) -> str:
     at = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z"
+
+
+def _event(logger: str) -> str:
+    """Of a line that names none: uvicorn writes all of its own as `uvicorn.error`, whatever they say."""
+    return "server" if logger.partition(".")[0] == "uvicorn" else logger.rpartition(".")[2]
 
 
 def _message(record: logging.LogRecord) -> str:

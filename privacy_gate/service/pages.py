@@ -107,7 +107,7 @@ class Holder:
         if not self.seen:
             return "none", "?", "not looked up yet"
         if self.due is not None and (self.holds is None or _number(self.due) > _number(self.holds)):
-            return "open", "!", f"will move to version {clean(self.due, _WORD)}"
+            return "open", "!", f"version {clean(self.due, _WORD)} is due"
         if self.holds is None:
             return "none", "–", "no version passes"
         if self.passes is None:

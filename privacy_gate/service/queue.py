@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ SCHEMA = 1
 TEXT_LENGTH = 2000  # characters of an outcome, a reason, a headline or of a name in an event; the rest is cut off
 PATIENCE = 10.0  # seconds that a write waits for others
 ATTEMPTS = 3  # of a job, unless the caller says otherwise
+FUTURE = (
+    86400.0  # seconds; what is further ahead was written by a clock that has been set back since, and does not bind
+)
 
 # Where SQLite's write-ahead log cannot work: its processes share memory, which they cannot from two machines.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "ceph", "afs", "fuse.glusterfs"}
@@ -209,14 +212,16 @@ class Queue:
         attempts     a job whose worker fell silent that often, one time after the other, is parked instead
         """
         with self._writing() as connection:
-            held = (_jobs.c.state == State.RUNNING.value) & (_jobs.c.lease_until > now)
-            running = connection.execute(
+            running, absurd = _jobs.c.state == State.RUNNING.value, _jobs.c.lease_until > now + lease + FUTURE
+            held = running & (_jobs.c.lease_until > now) & ~absurd
+            counted = connection.execute(
                 sa.select(_jobs.c.subscription, sa.func.count()).where(held).group_by(_jobs.c.subscription)
             )
-            full = [name for name, count in running if count >= concurrency.get(name, 1)]
+            full = [name for name, count in counted if count >= concurrency.get(name, 1)]
             full += [name for name, limit in concurrency.items() if limit < 1]
-            waits = (_jobs.c.state == State.QUEUED.value) & (_jobs.c.due <= now)
-            silent = (_jobs.c.state == State.RUNNING.value) & (_jobs.c.lease_until <= now)
+            reached = (_jobs.c.due <= now) | (_jobs.c.due > now + FUTURE)
+            waits = (_jobs.c.state == State.QUEUED.value) & reached
+            silent = running & ((_jobs.c.lease_until <= now) | absurd)
             order = _jobs.c.priority.desc(), _jobs.c.queued, _jobs.c.place
             found = sa.select(_jobs).where((waits | silent) & _jobs.c.subscription.not_in(full)).order_by(*order)
             while (row := connection.execute(found.limit(1)).first()) is not None:
@@ -361,13 +366,7 @@ class Queue:
         """
         token = uuid.uuid4().hex
         row = sha256_of_json([name])
-        with self._writing() as connection:
-            until = connection.execute(sa.select(_leases.c.until).where(_leases.c.id == row)).scalar_one_or_none()
-            mine = until is None or until <= now
-            if mine:
-                connection.execute(sa.delete(_leases).where(_leases.c.id == row))
-                lease = {"id": row, "name": name, "owner": owner, "token": token, "until": now + seconds}
-                connection.execute(sa.insert(_leases).values(**lease))
+        mine = self._take(name, owner, token, seconds, now)
         try:
             yield mine
         except BaseException:
@@ -375,6 +374,43 @@ class Queue:
                 self._release(row, token)
             raise
         self._release(row, token)
+
+    @contextlib.contextmanager
+    def hold(self, name: str, owner: str, seconds: float, now: float) -> Iterator[Callable[[], bool] | None]:
+        """Hold what is called `name` for as long as the block runs; None: another one has it.
+
+        seconds  after which it is anybody's if this process dies, or is stopped
+        What it yields asks whether it is still held; before anything is done that others must not undo.
+        """
+        token = uuid.uuid4().hex
+        row = sha256_of_json([name])
+        began = time.monotonic()
+        if not self._take(name, owner, token, seconds, now):
+            yield None
+            return
+        over = threading.Event()
+
+        def still() -> bool:
+            until = now + (time.monotonic() - began) + seconds
+            with self._writing() as connection:
+                mine = (_leases.c.id == row) & (_leases.c.token == token)
+                return bool(connection.execute(sa.update(_leases).where(mine).values(until=until)).rowcount)
+
+        def keep() -> None:
+            while not over.wait(seconds / 3):
+                with contextlib.suppress(StorageFailed):  # the next one may succeed; `still` tells who needs to know
+                    if not still():
+                        return
+
+        thread = threading.Thread(target=keep, name="holds a lease", daemon=True)
+        thread.start()
+        try:
+            yield still
+        finally:
+            over.set()
+            thread.join()
+            with contextlib.suppress(StorageFailed):  # the lease runs out
+                self._release(row, token)
 
     # Looking ----------------------------------------------------------------------------------------------------------
 
@@ -409,9 +445,15 @@ class Queue:
             found = {State(state): count for state, count in connection.execute(asked)}
         return {state: found.get(state, 0) for state in State}
 
-    def prune(self, before: float) -> int:
-        """Forget deliveries received before; never jobs or verdicts. How many."""
+    def prune(self, before: float, facts: str | None = None) -> int:
+        """Forget deliveries received before; never jobs or verdicts. How many.
+
+        facts  those whose names begin so, if they are as old, are forgotten as well; None: none
+        """
         with self._writing() as connection:
+            if facts is not None:
+                begins = sa.type_coerce(_facts.c.name, sa.Text).startswith(json.dumps(facts)[:-1], autoescape=True)
+                connection.execute(sa.delete(_facts).where(begins & (_facts.c.at < before)))
             return int(connection.execute(sa.delete(_deliveries).where(_deliveries.c.received < before)).rowcount)
 
     def ping(self) -> None:
@@ -454,6 +496,17 @@ class Queue:
         with self._writing() as connection:
             row = _held(connection, job)
             return None if row is None else _ended(connection, row, state, outcome, values, now)
+
+    def _take(self, name: str, owner: str, token: str, seconds: float, now: float) -> bool:
+        row = sha256_of_json([name])
+        with self._writing() as connection:
+            until = connection.execute(sa.select(_leases.c.until).where(_leases.c.id == row)).scalar_one_or_none()
+            if until is not None and now < until <= now + seconds + FUTURE:
+                return False
+            connection.execute(sa.delete(_leases).where(_leases.c.id == row))
+            lease = {"id": row, "name": name, "owner": owner, "token": token, "until": now + seconds}
+            connection.execute(sa.insert(_leases).values(**lease))
+            return True
 
     def _release(self, row: str, token: str) -> None:
         with self._writing() as connection:

@@ -29,12 +29,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from privacy_gate.errors import StorageFailed, UsageError
 from privacy_gate.registry import TAG_PREFIX
 from privacy_gate.release import VERSION
 from privacy_gate.sandbox.untrusted import clean, where
 from privacy_gate.service import Delivery, Event, Job, State, Wanted, webhook
+from privacy_gate.service.health import FILES
 from privacy_gate.service.limits import PerClient, Recent, per_minute
 from privacy_gate.service.queue import Queue
 from privacy_gate.service.subscriptions import Subscriptions, concerns, find
@@ -48,10 +50,42 @@ async def _settle() -> None:
         gc.freeze()
 
 
+class Timely(H11Protocol):
+    """HTTP/1.1 in which a connection that asks for nothing, or never takes its answer, ends; uvicorn would wait."""
+
+    period = 10.0  # seconds between two looks at a connection
+    most = 30  # looks at one and the same request
+    _seen: tuple[object, bool] = (None, True)
+    _looks = 0
+    _next: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Begin to look at it."""
+        super().connection_made(transport)
+        self._next = self.loop.call_later(self.period, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Look no more."""
+        if self._next is not None:
+            self._next.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        """End it if it is where it was: before a request for a whole period, or within one for too many."""
+        cycle: Any = self.cycle  # of the last request; None before the first one
+        now = (cycle, cycle is None or bool(cycle.response_complete))
+        self._looks = self._looks + 1 if self._seen == now else 0
+        self._seen, idle = now, now[1]
+        if self._looks >= (1 if idle else self.most):
+            self.transport.abort()
+        else:
+            self._next = self.loop.call_later(self.period, self._look)
+
+
 # How uvicorn must be run: h11, which refuses what is not quite HTTP; without a header that tells what this is; no
 # WebSockets, whose handshake would go by another way.
 SERVER: dict[str, Any] = {
-    "http": "h11",
+    "http": Timely,
     "ws": "none",
     "server_header": False,
     "access_log": False,
@@ -105,11 +139,15 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether the queue answers, a worker looked for work lately, and a sweep came to its end lately."""
+    """Whether the queue answers, a worker looked for work lately, and a sweep came to its end lately.
+
+    files  whether the worker that read subscriptions, configs and policies last found them in order
+    """
 
     queue: bool
     worker: bool
     sweep: bool
+    files: bool
 
 
 class Requeue(BaseModel):
@@ -772,12 +810,15 @@ def _public(settings: Subscriptions, queue: Queue, clock: Callable[[], float]) -
         try:
             queue.ping()
             seen = {name: queue.recall(name) for name in young}
+            files = queue.recall(FILES)
         except StorageFailed as error:
             _log.error("the queue cannot be used: %s", clean(error.what, 500), extra={"event": "queue.failed"})
-            return Ready(queue=False, worker=False, sweep=False)
+            return Ready(queue=False, worker=False, sweep=False, files=False)
         now = clock()
         fresh = {name: fact is not None and now - fact[1] <= young[name] for name, fact in seen.items()}
-        return Ready(queue=True, worker=fresh[WORKER_FACT], sweep=fresh[SWEPT])
+        # No fact: no worker has read them yet, which `worker` tells.
+        in_order = files is None or files[0] is True
+        return Ready(queue=True, worker=fresh[WORKER_FACT], sweep=fresh[SWEPT], files=in_order)
 
     @router.get("/healthz", operation_id="healthz", response_model=Alive, responses=_documented())
     async def healthz() -> Response:
@@ -794,7 +835,7 @@ def _public(settings: Subscriptions, queue: Queue, clock: Callable[[], float]) -
             with anyio.fail_after(ANSWER):
                 ready = await to_thread.run_sync(look, abandon_on_cancel=True)
         except TimeoutError:
-            ready = Ready(queue=False, worker=False, sweep=False)
+            ready = Ready(queue=False, worker=False, sweep=False, files=False)
         return JSONResponse(ready.model_dump(), 200 if all(ready.model_dump().values()) else 503)
 
     return router

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from privacy_gate.errors import EvaluationFailed, ExitCode, GateError, UsageError
 from privacy_gate.registry import Registry, open_registry
+from privacy_gate.sandbox import guard
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.service import health
 from privacy_gate.service.queue import Queue, open_queue
@@ -35,7 +38,7 @@ from privacy_gate.service.secrets import (
     secret,
 )
 from privacy_gate.service.subscriptions import Reloading, Service, Subscribed, Subscription, Subscriptions, queue_url
-from privacy_gate.service.sweep import FAILED, SWEPT, Swept, sweep, verify_due
+from privacy_gate.service.sweep import FAILED, SWEPT, Swept, credible, sweep, verify_due
 from privacy_gate.storage import private_dir
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ ASKED = "sweep asked"  # name of a fact: somebody wants a sweep
 ROUND = 5.0  # seconds between two looks at whether a sweep is due
 LOOK = 60.0  # seconds between two looks at the service's health, and after which a sweep that failed is tried again
 GRACE = 20.0  # seconds that processes have to end by themselves
+CONNECTIONS = 1 << 14  # files that the receiver may have open, if the system lets it
 LEAST = 16  # characters of a secret that is not easily guessed
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0  # seconds before a worker that died is started again
 _LIVED = 60.0  # seconds after which a worker that dies has not failed to start
@@ -89,6 +93,7 @@ class Secrets:
 
 def serve(options: Options) -> int:
     """Run until told to end; the exit code. Errors: UsageError; EvaluationFailed for a port that is taken."""
+    guard.shut()  # what models run as the same user must not read the secrets out of /proc
     stop = threading.Event()
     with _signals(stop) as told:
         reloading = Reloading(options.subscriptions)
@@ -189,6 +194,7 @@ def _receive(options: Options, reloading: Reloading, queue: Queue, known: Secret
     from privacy_gate.service.receiver import SERVER
 
     context = _tls(options.tls_cert, options.tls_key)
+    _open_more()
     with bound(options.host, options.port) as listening:
         config = uvicorn.Config(
             cast("Any", Access(cast("Any", application(reloading, queue, known)))),
@@ -211,6 +217,14 @@ def _receive(options: Options, reloading: Reloading, queue: Queue, known: Secret
             finally:
                 stop.set()
     watch.join(GRACE)
+
+
+def _open_more() -> None:
+    """Raise the soft limit of open files, each of them a connection: a few hundred idle ones must not be all."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def application(reloading: Reloading, queue: Queue, known: Secrets) -> FastAPI:
@@ -428,22 +442,34 @@ class Rounds:
         self._registry: Registry | None = None
         self._looked = float("-inf")
         self._in_order: bool | None = None
+        self._hashing: threading.Thread | None = None
 
     def run(self, stop: threading.Event) -> None:
-        """One round after the other until `stop`."""
+        """One round after the other until `stop`; with a pause while they fail."""
+        pause = ROUND
         while not stop.is_set():
-            try:
-                self.once(time.time())
-            except GateError as error:
-                extra = {"event": "sweep", "worker": self._worker}
-                _log.error("%s", clean(error.what, 500), extra=extra)
-            except Exception as error:  # a defect must not end all sweeps, silently
-                extra = {"event": "sweep", "worker": self._worker}
-                _log.exception("unexpected %s: a defect of the gate", type(error).__name__, extra=extra)
-            stop.wait(ROUND)
+            well = self._told(lambda: self.once(time.time()))
+            pause = ROUND if well else min(2 * pause, LOOK)
+            stop.wait(pause)
+
+    def _told(self, task: Callable[[], object]) -> bool:
+        """Whether it went well; what went wrong is in the log."""
+        try:
+            task()
+            return True
+        except GateError as error:
+            extra = {"event": "sweep", "worker": self._worker}
+            _log.error("%s", clean(error.what, 500), extra=extra)
+        except Exception as error:  # a defect must not end all sweeps, silently
+            extra = {"event": "sweep", "worker": self._worker}
+            _log.exception("unexpected %s: a defect of the gate", type(error).__name__, extra=extra)
+        return False
 
     def once(self, now: float) -> Swept | None:
-        """Whatever is due; the sweep, if there was one. Raises GateError."""
+        """Whatever is due; the sweep, if there was one. Raises GateError.
+
+        To hash the files of all versions may take hours: that goes on in a thread of its own.
+        """
         subscribed = self._teller.refresh()
         in_order = self._reloading.broken is None
         if in_order is not self._in_order:
@@ -469,21 +495,38 @@ class Rounds:
             self._queue.remember(health.WORKERS, {"worker": self._worker}, seen[1])
 
     def _due(self, service: Service, now: float) -> bool:
-        swept, failed, asked = (self._queue.recall(name) for name in (SWEPT, FAILED, ASKED))
-        if swept is None and failed is None:
+        asked = self._queue.recall(ASKED)
+        swept, failed = (credible(self._queue.recall(name), now) for name in (SWEPT, FAILED))
+        if (swept is None and failed is None) or (asked is not None and asked[0] is True):
             return True
         last = max(fact[1] for fact in (swept, failed) if fact is not None)
-        if asked is not None and asked[1] > last:
-            return True
         well = swept is not None and swept[1] == last
         return now - last >= (service.sweep_every if well else min(service.sweep_every, LOOK))
 
     def _sweep(self, subscribed: Subscribed, now: float) -> Swept:
-        verify = verify_due(self._queue, subscribed.value.service, now)
+        from privacy_gate.service.worker import FACT
+
+        asked = self._queue.recall(ASKED)
+        if asked is not None and asked[0] is True:
+            self._queue.remember(ASKED, False, now)  # before it begins: who asks meanwhile means the next one
+        if verify_due(self._queue, subscribed.value.service, now) and not (self._hashing and self._hashing.is_alive()):
+            task = functools.partial(self._told, functools.partial(self._hash, subscribed, now))
+            self._hashing = threading.Thread(target=task, name="hashes", daemon=True)
+            self._hashing.start()
         self._registry = self._registry or open_registry(subscribed.tracking_uri, subscribed.registry_uri)
-        swept = sweep(subscribed, self._registry, self._queue, verify=verify, now=now, owner=self._worker)
+        swept = self._swept(sweep(subscribed, self._registry, self._queue, verify=False, now=now, owner=self._worker))
         if swept.alone:
-            self._queue.prune(now - subscribed.value.service.keep)
+            self._queue.prune(now - subscribed.value.service.keep, FACT)
+        elif asked is not None and asked[0] is True:
+            self._queue.remember(ASKED, True, now)
+        return swept
+
+    def _hash(self, subscribed: Subscribed, now: float) -> None:
+        registry = open_registry(subscribed.tracking_uri, subscribed.registry_uri)
+        self._swept(sweep(subscribed, registry, self._queue, verify=True, now=now, owner=self._worker))
+
+    def _swept(self, swept: Swept) -> Swept:
+        if swept.alone:
             text = "swept: %d covered, %d asked for, %d failures"
             extra = {"event": "sweep", "worker": self._worker}
             _log.info(text, swept.covered, len(swept.queued), swept.failures, extra=extra)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 FILE = "subscriptions.yaml"
 QUEUE_FILE = "queue.db"
+_UNSEEN = 10.0  # seconds until broken files are read again though those that were read before are as they were
 
 Pattern = Annotated[str, Field(min_length=1, max_length=250)]
 Count = Annotated[int, Field(gt=0)]
@@ -77,7 +79,7 @@ class Service(Settings):
     alias: Alias = Field("privacy-approved", description="of the newest version that passes")
     nice: int = Field(10, ge=0, le=19, description="of what judges: what else runs on the machine comes first")
     sweep_every: Duration = 300.0
-    verify_every: Duration = Field(86400.0, description="after which the files of approved versions are hashed again")
+    verify_every: Duration = Field(86400.0, description="after which the files of judged versions are hashed again")
     lease: Duration = Field(60.0, description="after which the job of a worker that is silent is another one's")
     attempts: Count = Field(3, description="after which a job is parked")
     tolerance: Duration = Field(300.0, description="age of a delivery, either way, that is still believed")
@@ -164,6 +166,26 @@ def load(path: Path) -> Subscribed:
 def terms(subscribed: Subscribed, subscription: Subscription) -> Terms:
     """By what versions of the subscription are judged, as of when the files were read."""
     return subscribed.terms[subscription.name]
+
+
+def present(subscribed: Subscribed, name: str) -> Terms | None:
+    """By what a model would be judged as the files are now, which may have changed since they were read; None: by none.
+
+    Where the subscriptions are broken, what was read before holds, with this model's own files as they are now.
+    """
+    try:
+        now = load(subscribed.path)
+    except GateError:
+        try:
+            own, content = subscribed.of(name), dict[Path, str | None]()
+            if own is None:
+                return None
+            return _terms(own, _request(own, subscribed.folder, content), subscribed.folder, content)
+        except GateError:
+            return None
+    subscription = now.of(name)
+    same = (now.tracking_uri, now.registry_uri) == (subscribed.tracking_uri, subscribed.registry_uri)
+    return terms(now, subscription) if subscription is not None and same else None
 
 
 def queue_url(subscribed: Subscribed, environment: Mapping[str, str]) -> str:
@@ -349,6 +371,8 @@ class Reloading:
         self._good = load(path)
         self._one = threading.Lock()
         self.broken: str | None = None
+        self._seen: Mapping[Path, str | None] = {}
+        self._again = 0.0
 
     @property
     def value(self) -> Subscribed:
@@ -358,11 +382,16 @@ class Reloading:
     def refresh(self) -> Subscribed:
         """Read again what has changed; where that is wrong, `broken` says what and the old terms hold."""
         with self._one:
-            if self.broken is not None or self._good.changed:
-                try:
-                    self._good, self.broken = load(self._good.path), None
-                except GateError as error:
-                    self.broken = str(error)
+            if self.broken is None and not self._good.changed:
+                return self._good
+            seen, moment = {path: _sha256(path) for path in self._good.content}, time.monotonic()
+            if self.broken is not None and seen == self._seen and moment < self._again:
+                return self._good  # to read forty configs each second tells nothing new
+            try:
+                self._good, self.broken = load(self._good.path), None
+            except GateError as error:
+                self.broken = str(error)
+            self._seen, self._again = seen, moment + _UNSEEN
             return self._good
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,18 +19,21 @@ from privacy_gate.registry import RegisteredVersion, Registry
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.service import Job, Judged, State, Terms, Wanted
 from privacy_gate.service.subscriptions import Service, Subscribed, Subscription, covers, terms
-from privacy_gate.service.writeback import Settled, effective, own_scratch, settle
+from privacy_gate.service.writeback import Busy, Settled, effective, ends_soon, made_anew, own_scratch, settle, today
 
 if TYPE_CHECKING:
     from privacy_gate.service.queue import Queue
 
+FUTURE = 86400.0  # seconds; see `queue.FUTURE`
 # Names of facts that the queue remembers: the last sweep, the last with verify, its beginning, the last that failed.
 SWEPT, VERIFIED, VERIFYING, FAILED = "sweep", "verify", "verifying", "sweep failed"
 ALIASES = "aliases"  # the same: model -> version that its alias points to
-LEASE = 60.0  # seconds for which a sweep is the only one; a longer one may have company, which does no harm
-VERIFY_AGAIN = 3600.0  # seconds after which one that hashes files, and has not ended, is taken for dead
+LEASE = 60.0  # seconds after which the sweep of a process that died is another one's
+VERIFY_AGAIN = 3600.0  # seconds after which one that hashes files, and says nothing any more, is taken for dead
 MOST_SHOWN = 50  # queued and broken versions that are told by name
-UNREACHABLE = 5  # failures in a row after which it is the registry that is broken, not a version
+UNREACHABLE = 5  # failures in a row after which the registry is asked whether it is there at all
+MOST_UNREACHABLE = 100  # failures after which it does not matter what it answers
+ANEW = "it was registered anew"
 
 
 class Standing(StrEnum):
@@ -119,7 +123,7 @@ def due(job: Job | None, judged: Judged | None, present: Terms, now: float) -> s
         return "its verdict is lost"
     if not effective(judged, now):
         return f"its pass ended with {judged.valid_until}"
-    return None
+    return f"its pass ends with {judged.valid_until}" if ends_soon(judged, now) else None
 
 
 def _other(before: Terms, present: Terms) -> str | None:
@@ -160,7 +164,8 @@ def _looks(
     for version in versions:
         job = jobs.get(version.version)
         judged = verdicts.get(job.key) if job is not None and job.key is not None else None
-        why = due(job, judged, present, now)
+        ended = job is not None and job.state in (State.DONE, State.PARKED)
+        why = ANEW if ended and made_anew(job, version) else due(job, judged, present, now)
         by_these = judged if judged is not None and judged.key.terms == present else None
         if why is not None:
             yield Looked(version, subscription.name, Standing.QUEUED, why, job, by_these)
@@ -182,10 +187,15 @@ _STANDINGS = {
 
 def verify_due(queue: Queue, service: Service, now: float) -> bool:
     """Whether it is time to hash the files of judged versions anew, and nobody is at it. Raises StorageFailed."""
-    verified, begun = queue.recall(VERIFIED), queue.recall(VERIFYING)
+    verified, begun = (credible(queue.recall(name), now) for name in (VERIFIED, VERIFYING))
     if verified is not None and now - verified[1] < service.verify_every:
         return False
     return begun is None or (verified is not None and verified[1] >= begun[1]) or now - begun[1] >= VERIFY_AGAIN
+
+
+def credible(fact: tuple[Any, float] | None, now: float) -> tuple[Any, float] | None:
+    """None also for what a clock wrote that has been set back since."""
+    return fact if fact is None or fact[1] <= now + FUTURE else None
 
 
 def sweep(
@@ -210,8 +220,9 @@ def sweep(
     def by_writeback(name: str) -> Settled:
         return settle(registry, queue, subscribed, name, verify=verify, now=now, owner=owner)
 
-    with queue.alone("sweep", owner, LEASE, now) as mine:
-        if not mine:
+    # One that hashes takes hours where there is much; the others go on meanwhile.
+    with queue.hold("verify" if verify else "sweep", owner, LEASE, now) as still:
+        if still is None:
             return Swept(alone=False)
         try:
             if verify:
@@ -221,8 +232,10 @@ def sweep(
             with contextlib.suppress(GateError):  # what went wrong first is what is told
                 queue.remember(FAILED, clean(error.what, 500), now)
             raise
-        queue.remember(ALIASES, {name: settled.after for name, settled in swept.settled.items()}, now)
-        queue.remember(SWEPT, _in_numbers(swept), now)
+        before = queue.recall(SWEPT) if verify else None
+        if before is None or not now < before[1] <= now + FUTURE:  # else others were made meanwhile
+            queue.remember(ALIASES, {name: settled.after for name, settled in swept.settled.items()}, now)
+            queue.remember(SWEPT, _in_numbers(swept), now)
         if verify:
             queue.remember(VERIFIED, _in_numbers(swept), now)
         return swept
@@ -264,6 +277,7 @@ class _Sweep:
         self._broken: list[Broken] = []
         self._settled: dict[str, Settled] = {}
         self._failures = self._unreachable = self._unknown = 0
+        self._began = self._said = time.monotonic()
 
     def run(self) -> Swept:
         jobs = {(job.name, job.version) for job in self._queue.jobs(limit=None)}
@@ -276,9 +290,14 @@ class _Sweep:
                 self._unknown += 1
                 continue
             others.discard(name)
-            for looked in _looks(name, versions, self._subscribed, subscription, self._queue, self._now):
+            found = list(_looks(name, versions, self._subscribed, subscription, self._queue, self._now))
+            in_place = None if self._verify else self._in_place(versions, found)
+            for looked in found:
                 self._treat(looked, subscription)
-            self._put_right(name)
+            if in_place is not None:
+                self._settled[name] = in_place
+            else:
+                self._put_right(name)
         forgotten = sum(self._gone(name, version) for name, version in sorted(unseen))
         for name in sorted(others):  # of which no version is left, or that nobody subscribes to any more
             self._put_right(name)
@@ -303,6 +322,8 @@ class _Sweep:
                 standing = Standing.BROKEN
         self._counts[standing] += 1
         if standing is Standing.QUEUED:
+            if why == ANEW:
+                self._queue.forget(version.name, version.version)
             wanted = Wanted(version.name, version.version, subscription.name, subscription.priority, why)
             self._queue.request(wanted, self._now)
             if len(self._queued) < MOST_SHOWN:
@@ -311,6 +332,7 @@ class _Sweep:
     def _changed(self, looked: Looked) -> str:
         """How the files differ from those that were judged, "" for not at all; raises GateError."""
         assert looked.judged is not None
+        self._alive()
         with own_scratch(self._subscribed.state) as work:
             try:
                 digest = self._registry.resolve(looked.version.uri, work).digest
@@ -321,6 +343,13 @@ class _Sweep:
         self._unreachable = 0
         return "" if digest == looked.judged.key.model_sha256 else "its files changed"
 
+    def _alive(self) -> None:
+        """Say now and then that this one is still at it."""
+        moment = time.monotonic()
+        if moment - self._said >= LEASE:
+            self._said = moment
+            self._queue.remember(VERIFYING, True, self._now + moment - self._began)
+
     def _gone(self, name: str, version: str) -> bool:
         """Forget the job of a version that is no longer there; one that came while the rest was listed stays."""
         try:
@@ -329,10 +358,26 @@ class _Sweep:
             self._fails(f"models:/{name}/{version}", error)
             return False
 
+    def _in_place(self, versions: list[RegisteredVersion], found: list[Looked]) -> Settled | None:
+        """The alias of a model, if the listing alone shows that it is where it belongs; None: it has to be looked at.
+
+        Where all is quiet, a sweep asks the registry for its lists and nothing else, however many models there are.
+        """
+        alias, day = self._subscribed.value.service.alias, today(self._now)
+        if any(looked.standing is Standing.QUEUED or made_anew(looked.job, looked.version) for looked in found):
+            return None
+        passing = [looked.version for looked in found if looked.judged is not None and looked.judged.passes(day)]
+        newest = max(passing, key=lambda version: int(version.version), default=None)
+        holders = [version.version for version in versions if alias in version.aliases]
+        best = None if newest is None else newest.version
+        return Settled(alias, best, best) if holders == ([] if best is None else [best]) else None
+
     def _put_right(self, name: str) -> None:
         try:
             self._settled[name] = self._settle(name)
             self._unreachable = 0
+        except Busy:
+            pass  # who has it puts it right
         except GateError as error:
             self._fails(f"models:/{name}", error)
 
@@ -343,4 +388,9 @@ class _Sweep:
             self._broken.append(Broken(uri, error.what))
         self._unreachable = self._unreachable + 1 if isinstance(error, RegistryUnreachable) else 0
         if self._unreachable >= UNREACHABLE:
-            raise error
+            if self._failures >= MOST_UNREACHABLE or not self._answers():
+                raise error
+            self._unreachable = 0  # what it does not let this service read, for example
+
+    def _answers(self) -> bool:
+        return all(probe.ok for probe in self._registry.ping() if probe.name == "registry")

@@ -43,11 +43,11 @@ from privacy_gate.reports import document
 from privacy_gate.reports.document import Report
 from privacy_gate.sandbox import guard
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Job, Judged, Key, State, writeback
+from privacy_gate.service import Job, Judged, Key, State, Terms, writeback
 from privacy_gate.service.child import ERROR
 from privacy_gate.service.secrets import without_secrets
-from privacy_gate.service.subscriptions import Subscribed, Subscription, covers, terms
-from privacy_gate.service.writeback import effective
+from privacy_gate.service.subscriptions import Subscribed, Subscription, covers, present, terms
+from privacy_gate.service.writeback import effective, ends_soon
 from privacy_gate.sources import urls
 from privacy_gate.storage import private_dir, sha256_of_file, write_text
 
@@ -64,11 +64,16 @@ FACT = "worker:"  # and the worker's id: when it last looked for work, or worked
 FIRST_DELAY, LONGEST_DELAY = 30.0, 3600.0  # seconds before a job that failed is tried again
 SHORTEST_PATIENCE, LONGEST_PATIENCE = 5.0, 900.0  # the same where the registry was away
 _SHOWN = 600  # characters of what a child said
+_HINT = " hint: "  # within what a child said: how the mend begins
 _MOST_REPORT = 16 << 20  # bytes
 _MOST_LOG = 64 << 20
 _KEPT_LOG = 1 << 20
+LEAST_FREE = 1 << 28  # bytes; with less, no job is blamed for failing
+_PARTS = 3  # of a job: its files are hashed, the child judges, the alias is put right; none is to take a timeout
+_LET_GO = 10.0  # seconds after which a worker that was stopped, and is still at it, gives its job back
 _POLL = 0.2  # seconds between two looks at what may end a child
 _IDLE = 1.0  # seconds between two looks into an empty queue
+_LONGEST_IDLE = 30.0  # the same of a queue that fails
 _SEEN_EVERY = 10.0  # seconds at most between two times that an idle worker is seen
 _GONE = "PRIVACY_GATE_SIGNING_"  # nothing of the signing key is a child's business
 
@@ -83,6 +88,10 @@ class _LeaseLost(Exception):
 
 class _Stopped(Exception):
     """This worker is to end."""
+
+
+class _Moved(Exception):
+    """The service's files are not what it began with, which is not the version's fault."""
 
 
 class _Parked(Exception):
@@ -129,6 +138,7 @@ def run(
     with contextlib.ExitStack() as held:
         seen = -math.inf
         scratch: Path | None = None
+        failures = 0
         while not stop.is_set():
             busy = False
             try:
@@ -149,10 +159,12 @@ def run(
                     clock=clock,
                     command=command,
                 )
+                failures = 0
             except GateError as error:  # of the queue, or of the disk: the lease runs out, and the job is taken over
                 _log.error("worker %s: %s", worker, clean(error.what, 300), extra={"event": "worker", "worker": worker})
+                failures += 1
             if not busy:
-                stop.wait(idle)
+                stop.wait(min(idle * 2 ** min(failures, 10), _LONGEST_IDLE) if failures else idle)
 
 
 def _seen(queue: Queue, worker: str, job: str | None, now: float) -> None:
@@ -196,7 +208,8 @@ def _attempt(work: _Work, job: Job, pulse: _Pulse, folder: Path) -> None:
     """Do it, and tell the queue how it went."""
     service, queue = work.subscribed.value.service, work.queue
     delay, attempts = backoff(job), service.attempts
-    began, run = time.monotonic(), None
+    began, run, level = time.monotonic(), None, logging.INFO
+    _log.info("%s", job.why or "asked for", extra=_about(work, job) | {"event": "job.begun"})
     try:
         outcome, run = _do(work, job, pulse, folder)
     except _LeaseLost:
@@ -204,18 +217,22 @@ def _attempt(work: _Work, job: Job, pulse: _Pulse, folder: Path) -> None:
     except _Stopped:
         outcome = "given back: its worker was stopped"
         queue.give_back(job, outcome, 0.0, work.clock())
-    except _Parked as error:
+    except _Moved as error:
         outcome = str(error)
+        queue.give_back(job, outcome, patience(job, work.clock()), work.clock())
+    except _Parked as error:
+        outcome, level = str(error), logging.WARNING
         queue.park(job, outcome, None, work.clock())
     except writeback.Busy as error:
         outcome = _told(error)
         queue.give_back(job, outcome, FIRST_DELAY, work.clock())
     except UsageError as error:
-        outcome = _told(error)
+        outcome, level = _told(error), logging.WARNING
         queue.park(job, outcome, None, work.clock())
     except (GateError, OSError) as error:
+        level = logging.WARNING
         outcome = _told(error) if isinstance(error, GateError) else f"{type(error).__name__}: {error.strerror}"
-        if _is_away(work.registry, error):
+        if _is_full(work, folder) or _is_away(work.registry, error):
             queue.give_back(job, outcome, patience(job, work.clock()), work.clock())
         else:
             _failed(work, job, outcome, attempts, delay)
@@ -225,7 +242,7 @@ def _attempt(work: _Work, job: Job, pulse: _Pulse, folder: Path) -> None:
         _log.exception("%s", outcome, extra=_about(work, job))
         _failed(work, job, outcome, attempts, delay)
     seconds = time.monotonic() - began
-    _log.info("%s", outcome, extra={**_about(work, job), "run": run, "seconds": seconds})
+    _log.log(level, "%s", outcome, extra={**_about(work, job), "run": run, "seconds": seconds})
 
 
 def _failed(work: _Work, job: Job, outcome: str, attempts: int, delay: float) -> None:
@@ -245,8 +262,19 @@ def _is_away(registry: Registry, error: Exception) -> bool:
         return True
 
 
+def _is_full(work: _Work, folder: Path) -> bool:
+    """Whether the disk is full without what this job put there: then, too, no version is to blame."""
+    for entry in folder.iterdir():
+        with contextlib.suppress(OSError):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    try:
+        return shutil.disk_usage(work.subscribed.state).free < LEAST_FREE
+    except OSError:
+        return False
+
+
 def patience(job: Job, now: float) -> float:
-    """Seconds until a registry that was away is asked again for a job: the longer it waits, the longer it can."""
+    """Seconds until what was away, or full, is asked again for a job: the longer it waits, the longer it can."""
     return min(max((now - job.queued) / 4, SHORTEST_PATIENCE), LONGEST_PATIENCE)
 
 
@@ -272,6 +300,8 @@ class _Pulse:
     def __init__(self, work: _Work, job: Job) -> None:
         self._work, self._job = work, job
         self._lease = work.subscribed.value.service.lease
+        subscription = work.subscribed.of(job.name)
+        self._most = math.inf if subscription is None else _PARTS * subscription.timeout
         self._over = threading.Event()
         self.lost = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"lease of {job.uri}", daemon=True)
@@ -285,8 +315,23 @@ class _Pulse:
         self._thread.join()
 
     def _beat(self) -> None:
-        held = time.monotonic()
-        while not self._over.wait(self._lease / 3):
+        began = beaten = held = time.monotonic()
+        stopped: float | None = None
+        while not self._over.wait(min(self._lease / 3, 1.0)):
+            if self._work.stop.is_set():
+                stopped = stopped or time.monotonic()
+                if time.monotonic() - stopped >= _LET_GO:
+                    self._let_go()
+                    return
+            if time.monotonic() - began >= self._most:
+                # A disk or a store that never answers: who looks alive would keep its job for ever.
+                text = "given up: it takes longer than %d timeouts of its subscription, and is not with the child"
+                _log.error(text, _PARTS, extra=_about(self._work, self._job))
+                self.lost.set()
+                return
+            if time.monotonic() - beaten < self._lease / 3:
+                continue
+            beaten = time.monotonic()
             try:
                 now = self._work.clock()
                 if not self._work.queue.heartbeat(self._job, self._lease, now):
@@ -299,6 +344,12 @@ class _Pulse:
             if time.monotonic() - held > self._lease:
                 self.lost.set()  # nobody said so, but by now another worker may have it
                 return
+
+    def _let_go(self) -> None:
+        """Hand it to others now: hashing may take longer than whoever stops this worker waits."""
+        self.lost.set()
+        with contextlib.suppress(StorageFailed):  # then the lease runs out
+            self._work.queue.give_back(self._job, "given back: its worker was stopped", 0.0, self._work.clock())
 
     def require(self) -> None:
         """Raise unless the job is still this worker's, by the word of the queue; before anything is written."""
@@ -321,11 +372,13 @@ def _do(work: _Work, job: Job, pulse: _Pulse, folder: Path) -> tuple[str, str | 
         return outcome, None
     by = terms(subscribed, subscription)
     _ended(queue.tries(job, by, work.clock()))
+    _require_terms(work, job, by)
     candidate = registry.resolve(job.uri, folder / "candidate")
     shutil.rmtree(folder / "candidate", ignore_errors=True)
+    pulse.require()  # hashing can take long
     about = Key(candidate.digest, by)
     judged, outcome = queue.verdict(about), "the same files were judged by the same terms before: "
-    if judged is not None and effective(judged, work.clock()):
+    if judged is not None and effective(judged, work.clock()) and not ends_soon(judged, work.clock()):
         pulse.require()
         try:
             writeback.publish(registry, judged, version, subscribed.state)
@@ -337,6 +390,9 @@ def _do(work: _Work, job: Job, pulse: _Pulse, folder: Path) -> tuple[str, str | 
         outcome = ""
         judged = _judge(work, job, pulse, folder, version, subscription, candidate, about)
         pulse.require()
+        listed = registry.version(job.name, job.version)
+        if listed is None or listed.created != version.created:
+            raise EvaluationFailed("it was deleted, or registered anew, while it was judged")
         writeback.publish(registry, judged, version, subscribed.state)
     pulse.require()
     settled = _settle(work, job, about)
@@ -392,16 +448,21 @@ def _judge(
         code = _run(work, pulse, [*work.command, str(order)], folder / "log", subscription.timeout)
     finally:
         _keep_log(work, job, folder / "log")
+    _require_terms(work, job, about.terms)
     if code == ExitCode.USAGE:
         raise _Parked(_said(folder / "log") or "the gate refused it, and did not say why")
     if code not in (ExitCode.PASS, ExitCode.VIOLATED, ExitCode.INCONCLUSIVE):
         raise _why(out, folder / "log", code)
     report = verified(out / REPORT, code, job, about, subscription)
-    if work.subscribed.changed:
-        raise EvaluationFailed("the service's files changed while it was judged")
     run_id = _evidence(work.registry, candidate, report)
     pulse.require()
     return _keep(work, folder, report, about, run_id)
+
+
+def _require_terms(work: _Work, job: Job, by: Terms) -> None:
+    """Raise unless the files of the service still say the same about this model, whatever else changed in them."""
+    if work.subscribed.changed and present(work.subscribed, job.name) != by:
+        raise _Moved("the service's files changed meanwhile")
 
 
 def _order(
@@ -491,7 +552,8 @@ def _said(log: Path) -> str:
     starts = [number for number, line in enumerate(lines) if line.startswith(ERROR)]
     if not starts:
         return ""
-    return clean(" ".join(lines[starts[-1] :]).removeprefix(ERROR), _SHOWN)
+    what, _, hint = " ".join(lines[starts[-1] :]).removeprefix(ERROR).partition(_HINT)
+    return clean(f"{what} ({hint})" if hint else what, _SHOWN)
 
 
 def _why(out: Path, log: Path, code: int | None) -> EvaluationFailed:

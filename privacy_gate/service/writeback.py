@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from privacy_gate.errors import CandidateNotFound, DataError, EvaluationFailed, UsageError
 from privacy_gate.registry import TAG_PREFIX, RecordedReport, RegisteredVersion, Registry, verdict_tags
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Judged, Key, Wanted
+from privacy_gate.service import Job, Judged, Key, Wanted
 from privacy_gate.service.subscriptions import Subscribed, covers, terms
 from privacy_gate.storage import private_dir, sha256_of_json
 
@@ -33,9 +33,10 @@ REPORTS = "reports"  # of the state folder: one folder per key
 SCRATCH = "scratch"  # of the state folder: what dies with its worker
 ATTACHED = ("report.json", "report.html", "attestation.json")
 
-HOLD = 300.0  # seconds that an alias is one worker's
+HOLD = 60.0  # seconds after which the alias of a worker that died is another one's
 PATIENCE = 30.0  # seconds to wait for it
 _PAUSE = 0.2
+_SHORT = 2 * 86400.0  # seconds of a pass
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,18 @@ def today(now: float) -> str:
 def effective(judged: Judged | None, now: float) -> bool:
     """Whether a verdict stands: what did not pass does until files or terms change, a pass also has a last day."""
     return judged is not None and (judged.exit_code != 0 or judged.passes(today(now)))
+
+
+def ends_soon(judged: Judged, now: float) -> bool:
+    """Whether a pass is to be renewed, so that the alias need not be without a version: its last tenth has begun.
+
+    A pass that was short from the beginning is not: what it rests on, a waiver for example, ends then.
+    """
+    if not judged.passes(today(now)):
+        return False
+    day = datetime.date.fromisoformat(judged.valid_until or "")  # the last one that there is has no day after it
+    end = datetime.datetime.combine(day, datetime.time(), datetime.UTC).timestamp() + 86400.0
+    return end - judged.at >= _SHORT and end - now < (end - judged.at) / 10
 
 
 def folder_of(key: Key) -> str:
@@ -181,9 +194,9 @@ def settle(
     """
     waited = 0.0
     while True:
-        with queue.alone(f"alias:{name}", owner, HOLD, now + waited) as mine:
-            if mine:
-                return _settle(registry, queue, subscribed, name, verify, now + waited, known or {})
+        with queue.hold(f"alias:{name}", owner, HOLD, now + waited) as still:
+            if still is not None:
+                return _settle(registry, queue, subscribed, name, verify, now + waited, known or {}, still)
         if waited >= PATIENCE:
             raise Busy(f"another worker has the alias of {clean(name, 100)}")
         wait(_PAUSE)
@@ -198,15 +211,15 @@ def _settle(
     verify: bool,
     now: float,
     known: Mapping[str, Key],
+    still: Callable[[], bool],
 ) -> Settled:
-    began = time.monotonic()
     alias = subscribed.value.service.alias
     holder = registry.alias(name, alias)
     notes: list[str] = []
     best = _newest(registry, queue, subscribed, name, holder, verify, now, known, notes)
     if best != holder:
-        if time.monotonic() - began > HOLD:  # it may be another one's by now
-            raise Busy(f"hashing the files of {clean(name, 100)} took too long")
+        if not still():  # this process was stopped for a while
+            raise Busy(f"another worker has taken over the alias of {clean(name, 100)}")
         try:
             registry.move_alias(name, alias, best)
         except CandidateNotFound as error:
@@ -241,7 +254,8 @@ def _newest(
         notes.append("no subscription covers the model")
         return None
     by, day = terms(subscribed, subscription), today(now)
-    keys = {job.version: job.key for job in queue.jobs(name=name, limit=None) if job.key is not None} | dict(known)
+    jobs = {job.version: job for job in queue.jobs(name=name, limit=None)}
+    keys = {version: job.key for version, job in jobs.items() if job.key is not None} | dict(known)
     verdicts = queue.judged(key for key in keys.values() if key.terms == by)
     approved = {
         version for version, key in keys.items() if (found := verdicts.get(key)) is not None and found.passes(day)
@@ -252,7 +266,8 @@ def _newest(
         if listed is None or not covers(subscription, listed):
             notes.append(f"version {clean(version, 40)} is {'gone' if listed is None else 'no longer covered'}")
             continue
-        if version == holder and version in approved and not verify:
+        before_it = version not in known and made_anew(jobs.get(version), listed)
+        if version == holder and version in approved and not verify and not before_it:
             return version
         digest = _digest(registry, listed, subscribed.state)
         found = None if digest is None else queue.verdict(Key(digest, by))
@@ -263,6 +278,11 @@ def _newest(
         if digest is not None and before is not None and before.model_sha256 != digest:
             queue.request(Wanted(name, version, subscription.name, subscription.priority, "its files changed"), now)
     return None
+
+
+def made_anew(job: Job | None, listed: RegisteredVersion) -> bool:
+    """Whether a version is younger than what is known of it: a model that is deleted and made again counts from 1."""
+    return job is not None and job.finished is not None and listed.created > job.finished
 
 
 def _number(version: str) -> int:

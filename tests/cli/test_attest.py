@@ -272,7 +272,31 @@ def test_without_a_server_it_says_that_nothing_was_attached(gate):
     written(logged("0" * 32), gate.folder)
     done = gate("--key", "key.pem")
     assert done.code == 0
-    assert f"not attached to run {'0' * 32}: MLFLOW_TRACKING_URI is not set" in done.stderr
+    said = " ".join(done.stderr.split())
+    assert f"not attached to run {'0' * 32}, so that promote does not find it there: no registry is named" in said
+
+
+def test_the_config_names_the_registry(gate, monkeypatch):
+    """As for `check`: the one of this folder, or --config; the environment is asked for what neither says."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    written(logged("0" * 32), gate.folder)
+    keep(Path("key.pub"), PEM, 0o644)
+    verify = ["verify", str(gate.folder), "--key", "key.pub", "--model", "models:/churn/1"]
+    assert gate("--key", "key.pem").code == 0
+    assert cli.run(verify) == 2  # no registry is named
+    config = (
+        'apiVersion: privacy-gate/v1\ntracking_uri: "http://127.0.0.1:9"\n'
+        "data: {members: m.csv, nonmembers: n.csv, label: y}\n"
+        "attacks: [a-plug-in-of-somebody]\n"  # looked up by whoever runs it, and not beside the key
+    )
+    Path("other.yaml").write_text(config)
+    for option in (["--config", "other.yaml"], []):
+        assert gate("--key", "key.pem", *option).code == 3
+        assert cli.run([*verify, *option]) == 3
+        Path("privacy-gate.yaml").write_text(config)
+    assert gate("--key", "key.pem", "--no-mlflow-log").code == 0
+    done = gate("--key", "key.pem", "--no-mlflow-log", "--config", "other.yaml")
+    assert (done.code, "leave one out" in done.stderr) == (2, True)
 
 
 def test_the_program_itself(gate):

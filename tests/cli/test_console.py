@@ -1,5 +1,6 @@
 """What people read on stderr fits 80 columns and says numbers in the units of the reports."""
 
+import itertools
 import re
 
 import pytest
@@ -40,6 +41,19 @@ def test_accuracy_and_rates_are_percentages_and_auc_is_not(narrow, capsys):
     assert "%" in rows["PG101"]
     assert "%" in rows["PG103"]
     assert "%" not in rows["PG102"]
+
+
+def test_the_terminal_breaks_the_lines_of_a_help_text(monkeypatch, capsys):
+    """And not the source: at this width, lines that end early, or with a single word, come from there."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    for verb in (["sweep"], ["promote"], ["policy", "test"]):
+        assert run([*verb, "--help"]) == 0
+        text = capsys.readouterr().out.partition("╭")[0].split("Usage:")[1]
+        lines = [line.rstrip() for line in text.splitlines()[1:]]
+        for line, following in itertools.pairwise(lines):
+            if line and following:
+                assert len(line) + 1 + len(following.split()[0]) > 79, line
 
 
 def test_help_has_one_exit_code_per_line(narrow, capsys):

@@ -97,7 +97,7 @@ def test_each_reason_has_a_line(gate):
     evidence = gate.shop.judged(good, policy=resolve("internal").digest, until="2020-01-01")
     gate.shop.forge(other, gate.shop.tags(good))
     done = gate(other, *TO, "--attestation", evidence.out)
-    assert (done.code, done.stderr) == (1, "")
+    assert (done.code, done.stderr.startswith("  hint: these are not the files that were judged")) == (1, True)
     assert done.lines[0] == f"refused: {other}, sha256 {gate.shop.digest(other)}: champion was not moved"
     assert [line.split(":")[0].strip() for line in done.lines[1:]] == ["tags", "subject", "policy", "freshness"]
     assert gate.alias(other) is None

@@ -102,6 +102,11 @@ def test_the_exit_code_is_the_worst_verdict(registry, capsys, kinds, code):
         assert "no version is covered" in told.err
 
 
+def test_without_subscriptions_it_says_how_to_begin(registry, capsys):
+    assert run(["sweep", "--subscriptions", "none.yaml"]) == 2
+    assert "privacy-gate serve --example" in capsys.readouterr().err
+
+
 def test_exit_zero_turns_1_into_0_and_nothing_else(registry, capsys):
     register(registry, "leaky")
     assert run(["sweep", "--exit-zero"]) == 0

@@ -14,6 +14,7 @@ import yaml
 import privacy_gate.cli.verify  # noqa: F401  (enters its verb)
 from privacy_gate import cli
 from privacy_gate.attestation import attest
+from privacy_gate.cli.verify import MENDS
 from privacy_gate.policy import resolve
 from privacy_gate.registry.in_memory import InMemoryRegistry
 from privacy_gate.reports import document
@@ -105,6 +106,7 @@ def broken(done, *names):
     assert (done.code, [name for name, line in done.lines.items() if line.startswith("✖")]) == (1, list(names))
     (closing,) = done.closing
     assert closing == f"does not hold: {', '.join(names)}"
+    assert done.stderr == f"  hint: {MENDS[names[0]]}\n"  # of the first one, beside the answer
 
 
 def test_another_model_or_policy(gate, tmp_path):

@@ -26,7 +26,8 @@ def test_promotion_through_a_server(server, tmp_path):
 
     copied = server.registry._client.copy_model_version(good, "copy-of-good")
     copy = f"models:/{copied.name}/{copied.version}"
-    assert isinstance(shop.ask(copy), Approval)
+    assert names(shop.ask(copy)) == {"name"}
+    assert isinstance(shop.ask(copy, judged_as=frozenset({found.name})), Approval)
     [stored] = (server.database.parent / "artifacts").rglob(f"{run_of(server, good)}/**/model.skops")
     stored.write_bytes(b"y" + stored.read_bytes()[1:])
     assert names(shop.ask(copy)) == {"tags", "signature"}

@@ -102,6 +102,66 @@ def test_the_digest_sees_names_and_bytes_only(tmp_path):
     assert s.digest(root) != before
 
 
+BOOSTER = {"loader_module": "mlflow.lightgbm", "data": "model.lgb"}
+
+
+@pytest.mark.parametrize(
+    ("flavors", "second"),
+    [
+        ({"lightgbm": {"data": "model.lgb"}, "xgboost": {"data": "model.ubj"}}, "flavor 'xgboost'"),
+        ({"lightgbm": {"data": "model.lgb"}, "onnx": {}}, "flavor 'onnx'"),
+        ({"lightgbm": {}, "python_function": BOOSTER | {"loader_module": "mlflow.xgboost"}}, "by mlflow.xgboost"),
+        ({"lightgbm": {}, "python_function": BOOSTER | {"loader_module": "loader"}}, "by loader"),
+        ({"lightgbm": {}, "python_function": BOOSTER | {"data": "other.lgb"}}, "with other.lgb"),
+        ({"lightgbm": {"data": "a/b.lgb"}, "python_function": BOOSTER | {"data": "a/b.lgb"}}, "a/b.lgb, which is not"),
+        ({"sklearn": {"pickled_model": "a"}, "python_function": {"model_path": "b"}}, "with b"),
+        ({"sklearn": {"pickled_model": "a"}, "python_function": {"model_path": "a", "data": "b"}}, "with b"),
+        ({"pytorch": {"model_data": "data"}, "python_function": {"data": "more"}}, "with more"),
+        ({"lightgbm": {"data": "model.lgb"}, "python_function": BOOSTER}, None),
+        ({"lightgbm": {}, "python_function": BOOSTER}, None),
+        ({"sklearn": {"pickled_model": "a"}, "python_function": {"model_path": "a"}}, None),
+        ({"pytorch": {"model_data": "data"}, "python_function": {"data": "data"}}, None),
+    ],
+)
+def test_what_is_judged_is_what_is_served(tmp_path, flavors, second):
+    """Else a harmless model in the native flavor would let another one through, which mlflow.pyfunc serves."""
+    root = folder(tmp_path, flavors)
+    if second is None:
+        s.take_local(root, "m", tmp_path / "work")
+        return
+    with pytest.raises(UnsupportedModel, match="two models") as caught:
+        s.take_local(root, "m", tmp_path / "work")
+    assert second in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [b"x:\n" + b"- 1\n" * (1 << 16), b"x: " + b"1" * (1 << 23)])
+def test_an_mlmodel_file_that_would_take_all_day_is_refused(tmp_path, more):
+    root = folder(tmp_path, {"sklearn": {}})
+    with (root / "MLmodel").open("ab") as stream:
+        stream.write(more)
+    with pytest.raises(UsageError, match="cannot be read"):
+        s.read_mlmodel(root)
+
+
+def test_the_widest_signature_is_read(tmp_path):
+    root = folder(tmp_path, {"sklearn": {}})
+    wide = json.dumps([{"name": f"a column with a long name, {number}", "type": "double"} for number in range(1 << 16)])
+    (root / "MLmodel").write_text("flavors: {sklearn: {}}\nsignature:\n  inputs: '" + wide + "'\n")
+    assert len(s.inputs(s.read_mlmodel(root))) == 1 << 16
+
+
+def test_what_is_not_hashed_is_not_in_the_copy(tmp_path):
+    """The file that downloading writes is the one a model could change without another digest: weights, say."""
+    shots = []
+    for number, content in enumerate(["good weights", "leaky weights"]):
+        (tmp_path / str(number)).mkdir()
+        root = folder(tmp_path / str(number), {"lightgbm": {"data": "registered_model_meta"}})
+        (root / "registered_model_meta").write_text(content)
+        shots.append(s.take_local(root, "m", tmp_path / "work"))
+    assert shots[0].digest == shots[1].digest, "MLflow writes it into the artifact store itself"
+    assert [path.name for shot in shots for path in shot.folder.iterdir()] == ["MLmodel", "MLmodel"]
+
+
 def test_links_inside_are_followed_and_links_outside_refused(tmp_path):
     root = folder(tmp_path, {"sklearn": {}}, ["data/a"])
     (root / "link").symlink_to("data/a")

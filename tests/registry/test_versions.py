@@ -80,6 +80,16 @@ def test_every_version_is_listed_in_order(world, model):
     assert found == [world.registry.version(model, v.version) for v in found], "one by one is as in the listing"
 
 
+def test_a_version_that_calls_itself_a_prompt_is_listed_by_its_alias(world, model):
+    """Else it could carry the alias of approved ones for ever: no sweep would see it, and deployments could load it."""
+    world.registry.move_alias(model, "privacy-approved", "2")
+    for version in ("1", "2"):
+        world.registry.mark(model, version, {"mlflow.prompt.is_prompt": "true"})
+    assert {v.version: v.aliases for v in listed(world, model)}["2"] == ("privacy-approved",)
+    world.registry.move_alias(model, "privacy-approved", None)
+    assert world.registry.alias(model, "privacy-approved") is None
+
+
 def test_a_name_is_only_a_name(world):
     made = {name: register(world, name) for name in NAMES}
     try:

@@ -1,3 +1,5 @@
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +28,35 @@ for _ in range(200):
     time.sleep(0.05)
 print(told)
 """
+
+
+# Root without its capabilities is a user like any other.
+PLAIN = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+SHUT = """
+import sys
+from privacy_gate.sandbox import guard
+
+if sys.argv[1] == "shut":
+    guard.shut()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or (PLAIN and not shutil.which("setpriv")), reason="no /proc, or no setpriv"
+)
+@pytest.mark.parametrize(("how", "seen"), [("open", "TOKEN=secret"), ("shut", "PermissionError")])
+def test_what_a_process_knows_is_closed_to_its_user(how, seen):
+    """A model that runs code does so as the user of the service, whose token is in its environment."""
+    environment = {**os.environ, "TOKEN": "secret"}
+    line = [*PLAIN, sys.executable, "-c", SHUT, how]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout.readline() == b"ready\n"
+        look = f"print(open('/proc/{process.pid}/environ').read(), open('/proc/{process.pid}/mem', 'r+b'))"
+        found = subprocess.run([*PLAIN, sys.executable, "-S", "-c", look], capture_output=True, text=True, check=False)
+        process.stdin.close()
+    assert seen in found.stdout + found.stderr
 
 
 @pytest.mark.skipif(not AUTOGROUP.exists(), reason="no autogroups in this kernel")

@@ -130,17 +130,22 @@ def test_a_webhook(hooks, versions, level, said):
     assert bool(found.mend) is (level != "ok")
 
 
-def test_the_mend_makes_a_webhook_of_the_right_kind():
-    """As Python, with the client that it names."""
+@pytest.mark.parametrize("by_file", [False, True])
+def test_the_mend_makes_a_webhook_of_the_right_kind(monkeypatch, tmp_path, by_file):
+    """As Python, with the client that it names, and with the secret where the service has it from."""
     made = []
+    name = "PRIVACY_GATE_WEBHOOK_SECRET"
+    for each in (name, f"{name}_FILE"):
+        monkeypatch.delenv(each, raising=False)
+    (tmp_path / "secret").write_text("s\n")
+    monkeypatch.setenv(f"{name}_FILE" if by_file else name, str(tmp_path / "secret") if by_file else "s")
 
     class MlflowClient:
         def create_webhook(self, name, url, events, *, secret):
             made.append((name, url, events, secret))
 
     (found,) = look_at_webhooks([], settings(alias="candidate"))
-    os_ = type("os", (), {"environ": {"PRIVACY_GATE_WEBHOOK_SECRET": "s"}})
-    eval(found.mend, {"MlflowClient": MlflowClient, "os": os_})
+    eval(found.mend.partition(": ")[2], {"MlflowClient": MlflowClient, "os": os})
     assert made == [("privacy-gate", URL, ["model_version_alias.created"], "s")]
 
 
@@ -397,6 +402,7 @@ def test_another_delivery_does_not_count(subscribed, queue):
         ("Invalid webhook URL scheme: 'http'.", "MLFLOW_WEBHOOK_ALLOWED_SCHEMES=http,https"),
         ("it was answered with 401", "PRIVACY_GATE_WEBHOOK_SECRET"),
         ("Connection refused", "privacy-gate serve"),
+        ("SSLError: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed", "public authorities alone"),
     ],
 )
 def test_a_test_delivery_that_was_refused(subscribed, queue, refused, mend):

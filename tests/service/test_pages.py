@@ -285,8 +285,8 @@ def test_a_worker_that_judges_need_not_look_for_work(queue: Queue) -> None:
     ("aliases", "model", "said"),
     [
         ({"churn": "12"}, "churn", "churn version 12 ✓ in order"),
-        ({"churn": "11"}, "churn", "churn version 11 ! will move to version 12"),
-        ({"churn": None}, "churn", "churn nothing ! will move to version 12"),
+        ({"churn": "11"}, "churn", "churn version 11 ! version 12 is due"),
+        ({"churn": None}, "churn", "churn nothing ! version 12 is due"),
         ({"churn": "99"}, "churn", "churn version 99 ? its verdict is not among those above"),
         ({"model-3": "3"}, "model-3", "model-3 version 3 ! will be taken away"),
         ({"model-3": None}, "model-3", "model-3 nothing – no version passes"),

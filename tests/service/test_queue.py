@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -284,6 +285,58 @@ def test_one_is_alone_until_the_end_or_until_its_time(queue: Queue) -> None:
         raise ZeroDivisionError
     with queue.alone("alias:tiny", "g", 10.0, now=14.0) as seventh:
         assert seventh
+
+
+def test_what_is_held_stays_held_until_the_end(queue: Queue) -> None:
+    with queue.hold("verify", "a", 0.3, now=0.0) as still:
+        assert still is not None
+        with queue.hold("verify", "b", 0.3, now=0.1) as other:
+            assert other is None
+        ends = time.monotonic() + 0.9
+        while time.monotonic() < ends:
+            with queue.alone("verify", "b", 60.0, now=0.9 - (ends - time.monotonic())) as mine:
+                assert not mine
+            time.sleep(0.05)
+        assert still()
+        with queue.alone("verify", "c", 60.0, now=1000.0) as mine:  # as if this process had been stopped for long
+            assert mine
+            assert not still()
+        assert not still()
+    with queue.alone("verify", "d", 60.0, now=1.0) as mine:
+        assert mine
+
+
+def test_a_clock_that_was_a_year_ahead_stops_nothing_when_it_is_right_again(queue: Queue) -> None:
+    ahead = 365 * 86400.0
+    for version in ("1", "2"):
+        queue.request(wanted(version=version), 0.0)
+    limits = {"all": 9}
+    given = queue.claim("w", limits, 60.0, ahead)
+    assert given is not None
+    assert queue.give_back(given, "away", 30.0, ahead)  # due in a year
+    assert queue.claim("w", limits, 60.0, ahead) is not None  # held for a year by one that died
+    again = [queue.claim("w", limits, 60.0, 1.0) for _ in range(3)]
+    assert {job.version for job in again if job is not None} == {"1", "2"}
+    assert again[2] is None
+    with queue.alone("sweep", "dead", 60.0, ahead), queue.alone("sweep", "w", 60.0, 1.0) as mine:
+        assert mine
+
+
+def test_a_clock_that_is_minutes_ahead_is_let_be(queue: Queue) -> None:
+    """Two hosts that do not agree must not take each other's jobs in turn."""
+    queue.request(wanted(), 0.0)
+    assert queue.claim("w", {}, 60.0, 600.0) is not None
+    assert queue.claim("v", {}, 60.0, 0.0) is None
+    with queue.alone("sweep", "w", 60.0, 600.0), queue.alone("sweep", "v", 60.0, 0.0) as mine:
+        assert not mine
+
+
+def test_facts_of_those_that_are_long_gone_are_forgotten(queue: Queue) -> None:
+    for name, at in (("worker:a", 1.0), ("worker:b", 3.0), ("worker", 1.0), ("workers%", 1.0), ("files", 1.0)):
+        queue.remember(name, True, at)
+    queue.prune(2.0, "worker:")
+    left = [name for name in ("worker:a", "worker:b", "worker", "workers%", "files") if queue.recall(name)]
+    assert left == ["worker:b", "worker", "workers%", "files"]
 
 
 def test_old_deliveries_are_forgotten_and_nothing_else(queue: Queue) -> None:

@@ -19,6 +19,7 @@ from fastapi.responses import HTMLResponse
 
 from privacy_gate.errors import StorageFailed, UsageError
 from privacy_gate.service import State, receiver
+from privacy_gate.service.health import FILES
 from privacy_gate.service.queue import Queue, open_queue
 from privacy_gate.service.subscriptions import Subscriptions
 
@@ -320,6 +321,53 @@ REFUSED = {
     "a number as version": (400, lambda: signed(event(version=1)), event(version=1)),
     "too large": (413, lambda: signed(b"x" * 100_001), b"x" * 100_001),
 }
+
+
+def test_a_connection_that_asks_for_nothing_ends(queue, monkeypatch):
+    """Else a few hundred of them, from anybody, would take every place there is."""
+    monkeypatch.setattr(receiver.Timely, "period", 0.05)
+    half, whole = b"POST /webhook HTTP/1.1\r\nHost: ", b"GET /healthz HTTP/1.1\r\nHost: gate\r\n\r\n"
+    with running(queue) as live:
+        for first in (b"", half):
+            with socket.create_connection(("127.0.0.1", live.port), timeout=20) as connection:
+                connection.sendall(first)
+                assert gone(connection)
+        with socket.create_connection(("127.0.0.1", live.port), timeout=20) as connection:
+            connection.sendall(whole)
+            assert Answer.read(connection).status == 200
+            connection.sendall(half)
+            assert gone(connection), "uvicorn's own limit ends with the first byte"
+
+
+def gone(connection):
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_request_that_takes_its_time_is_not_cut(queue, monkeypatch):
+    looks = threading.Semaphore(0)
+    look = receiver.Timely._look
+
+    def counted(self):
+        look(self)
+        looks.release()
+
+    monkeypatch.setattr(receiver.Timely, "period", 0.02)
+    monkeypatch.setattr(receiver.Timely, "_look", counted)
+    monkeypatch.setattr(receiver.Timely, "most", 1000)
+    body = event()
+    with running(queue) as live, socket.create_connection(("127.0.0.1", live.port), timeout=20) as connection:
+        head = [b"POST /webhook HTTP/1.1", b"Host: gate", b"Content-Length: %d" % len(body)]
+        connection.sendall(b"\r\n".join([*head, *(n + b": " + v for n, v in signed(body))]) + b"\r\n\r\n" + body[:5])
+        for _ in range(5):
+            assert looks.acquire(timeout=20)
+        connection.sendall(body[5:])
+        assert Answer.read(connection).status == 202
+        monkeypatch.setattr(receiver.Timely, "most", 3)
+        connection.sendall(b"\r\n".join([*head, *(n + b": " + v for n, v in signed(body))]) + b"\r\n\r\n")
+        assert gone(connection), "nor for ever"
 
 
 @pytest.fixture(scope="module")
@@ -759,13 +807,21 @@ def test_alive_and_ready(queue):
     with running(queue, subscriptions(lease="60s", sweep_every="5m"), clock=lambda: now[0]) as live:
         assert (live.get("/healthz").status, live.get("/healthz").json) == (200, {"status": "ok"})
         answer = live.get("/readyz")
-        assert (answer.status, answer.json) == (503, {"queue": True, "worker": False, "sweep": False})
+        assert (answer.status, answer.json) == (503, {"queue": True, "worker": False, "sweep": False, "files": True})
         queue.remember(receiver.WORKER_FACT, {}, now[0] - 180.0)
         queue.remember(receiver.SWEPT, {}, now[0] - 900.0)
         answer = live.get("/readyz")
-        assert (answer.status, answer.json) == (200, {"queue": True, "worker": True, "sweep": True})
+        assert (answer.status, answer.json) == (200, {"queue": True, "worker": True, "sweep": True, "files": True})
+        queue.remember(FILES, False, now[0])
+        answer = live.get("/readyz")
+        assert (answer.status, answer.json) == (503, {"queue": True, "worker": True, "sweep": True, "files": False})
+        queue.remember(FILES, "subscriptions.yaml:3: unknown", now[0])  # what is wrong with them
+        assert live.get("/readyz").status == 503
+        queue.remember(FILES, True, now[0])
+        assert live.get("/readyz").status == 200
         now[0] += 1.0
-        assert live.get("/readyz").json == {"queue": True, "worker": False, "sweep": False}
+        answer = live.get("/readyz")
+        assert (answer.status, answer.json) == (503, {"queue": True, "worker": False, "sweep": False, "files": True})
 
 
 def test_not_ready_without_a_queue(queue):
@@ -774,5 +830,5 @@ def test_not_ready_without_a_queue(queue):
 
     with running(Wrapped(queue, ping=gone)) as live:
         answer = live.get("/readyz")
-        assert (answer.status, answer.json) == (503, {"queue": False, "worker": False, "sweep": False})
+        assert (answer.status, answer.json) == (503, {"queue": False, "worker": False, "sweep": False, "files": False})
         assert live.get("/healthz").status == 200

@@ -35,7 +35,7 @@ from privacy_gate.service.health import FACT, FILES, TRIED, WORKERS
 from privacy_gate.service.queue import open_queue
 from privacy_gate.service.serve import ASKED, LOOK, Rounds, bound, read_secrets
 from privacy_gate.service.subscriptions import Reloading, Service
-from privacy_gate.service.sweep import FAILED, SWEPT
+from privacy_gate.service.sweep import FAILED, SWEPT, VERIFIED
 
 SECRET, TOKEN = "webhook-secret-0123456789", "token-0123456789-0123456789"
 CONFIG = {"apiVersion": "privacy-gate/v1", "data": {"members": "in.csv", "nonmembers": "out.csv"}}
@@ -435,6 +435,63 @@ def test_a_sweep_is_made_when_it_is_due_or_asked_for(rounds):
     assert own.once(NOW + 3600) is None
     assert own.once(NOW + 2 * 3600) is not None
     assert queue.recall(SWEPT)[1] == NOW + 2 * 3600
+
+
+def test_a_sweep_is_asked_for_once_whatever_the_clocks_say(rounds, monkeypatch):
+    """The host that was asked may be minutes ahead of the one that sweeps."""
+    own, queue, _ = rounds
+    assert own.once(NOW) is not None
+    queue.remember(ASKED, True, NOW + 600)
+    assert own.once(NOW + 5) is not None
+    assert own.once(NOW + 10) is None
+    queue.remember(ASKED, True, NOW + 11)
+    with queue.hold("sweep", "another", 60.0, NOW + 11):
+        assert not own.once(NOW + 12).alone
+    assert own.once(NOW + 15).alone, "what was asked for meanwhile is not forgotten"
+    whole = service.sweep
+
+    def asked_meanwhile(*arguments, **options):
+        queue.remember(ASKED, True, NOW + 21)
+        return whole(*arguments, **options)
+
+    queue.remember(ASKED, True, NOW + 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "sweep", asked_meanwhile)
+        assert own.once(NOW + 22) is not None
+    assert own.once(NOW + 27) is not None
+    assert own.once(NOW + 32) is None
+
+
+def test_sweeps_go_on_after_a_clock_was_a_year_ahead(rounds):
+    own, queue, _ = rounds
+    year = 365 * 86400.0
+    queue.remember(FAILED, "no answer", NOW + year)
+    queue.remember(SWEPT, {}, NOW + year + 1)
+    assert own.once(NOW) is not None
+    assert queue.recall(SWEPT)[1] == NOW
+    assert own.once(NOW + 5) is None
+
+
+def test_to_hash_all_files_holds_up_neither_sweeps_nor_signs_of_life(rounds, monkeypatch):
+    own, queue, _ = rounds
+    whole, hashed, go_on = service.sweep, [], threading.Event()
+
+    def slow(*arguments, verify, **options):
+        if verify:
+            hashed.append(verify)
+            assert go_on.wait(30)
+        return whole(*arguments, verify=verify, **options)
+
+    monkeypatch.setattr(service, "sweep", slow)
+    for moment in (NOW, NOW + 3600, NOW + 7200):
+        queue.remember("worker:w", {}, moment)
+        assert own.once(moment).alone
+        assert queue.recall(WORKERS)[1] == queue.recall(SWEPT)[1] == moment
+    go_on.set()
+    own._hashing.join(30)
+    assert hashed == [True]
+    assert queue.recall(VERIFIED)[1] == NOW
+    assert queue.recall(SWEPT)[1] == NOW + 7200
 
 
 def test_a_sweep_that_failed_is_tried_again_soon(rounds, monkeypatch):

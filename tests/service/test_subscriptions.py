@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from privacy_gate.errors import ConfigError, UsageError
 from privacy_gate.registry import RegisteredVersion
-from privacy_gate.service import Event
+from privacy_gate.service import Event, subscriptions
 from privacy_gate.service.subscriptions import (
     Reloading,
     Subscriptions,
@@ -294,6 +294,28 @@ def test_terms_do_not_depend_on_where_the_folder_is(tmp_path):
 
 
 # --- while files change ---------------------------------------------------------------------------------------------
+
+
+def test_broken_files_are_not_read_all_the_time(tmp_path, monkeypatch):
+    """A worker asks each second, and forty configs take a part of it."""
+    path = team(tmp_path)
+    reloading = Reloading(path)
+    loads, whole = [], subscriptions.load
+    monkeypatch.setattr(subscriptions, "load", lambda path: loads.append(path) or whole(path))
+    monkeypatch.setattr(subscriptions, "_UNSEEN", 1e9)
+    good = path.read_text()
+    path.write_text("no")
+    for _ in range(5):
+        reloading.refresh()
+    assert (len(loads), reloading.broken is None) == (1, False)
+    monkeypatch.setattr(subscriptions, "_UNSEEN", 0.0)
+    path.write_text("not yet")
+    for _ in range(3):
+        reloading.refresh()
+    assert len(loads) == 4  # what is missing may be there by now
+    path.write_text(good)
+    reloading.refresh()
+    assert (len(loads), reloading.broken) == (5, None)
 
 
 def test_a_broken_file_keeps_the_old_terms_until_it_is_mended(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 import yaml
 
 from privacy_gate.errors import CandidateNotFound, RegistryUnreachable
+from privacy_gate.registry import Probe
 from privacy_gate.registry.in_memory import InMemoryRegistry
 from privacy_gate.service import Judged, Key, State, Terms, Wanted
 from privacy_gate.service.queue import Queue, open_queue
 from privacy_gate.service.subscriptions import Subscribed, load
 from privacy_gate.service.sweep import (
     ALIASES,
+    ANEW,
     FAILED,
     MOST_SHOWN,
     SWEPT,
@@ -32,7 +35,7 @@ from privacy_gate.service.sweep import (
     told,
     verify_due,
 )
-from privacy_gate.service.writeback import Settled
+from privacy_gate.service.writeback import Busy, Settled, settle
 
 NOW = 1_800_000_000.0  # 2027-01-15
 FAR, PAST = "2027-04-01", "2027-01-14"
@@ -107,6 +110,27 @@ def world(tmp_path, monkeypatch):
     made = World(tmp_path, InMemoryRegistry(), queue, None)
     made.subscribe({"name": "churn*", "config": "privacy-gate.yaml"})
     yield made
+    queue.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Makes a world without anything in it, of what is costly to make anew."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        queue = open_queue(f"sqlite:///{folder}/queue.db")
+        made = World(folder, InMemoryRegistry(), queue, None)
+        made.subscribe({"name": "churn*", "config": "privacy-gate.yaml"})
+
+        def empty() -> World:
+            shutil.rmtree(folder / "models", ignore_errors=True)
+            made.registry = InMemoryRegistry()
+            for job in queue.jobs(limit=None):
+                queue.forget(job.name, job.version)
+            return made
+
+        yield empty
     queue.close()
 
 
@@ -343,11 +367,171 @@ def test_a_registry_that_is_gone_is_not_asked_version_by_version(world, monkeypa
 
     monkeypatch.setattr(InMemoryRegistry, "resolve", resolve)
     monkeypatch.setattr(InMemoryRegistry, "alias", lambda self, name, alias: resolve(self, name, None))
+    monkeypatch.setattr(InMemoryRegistry, "ping", lambda self: [Probe("registry", False, "no answer")])
     with pytest.raises(RegistryUnreachable):
         world.sweep(verify=True)
     assert len(asked) == UNREACHABLE
     assert world.queue.recall(SWEPT) is None
     assert world.queue.recall(FAILED) == ("no answer", NOW)
+
+
+def test_where_all_is_quiet_only_the_lists_are_asked_for(world, monkeypatch):
+    """With thousands of models, a sweep must not be thousands of requests every few minutes."""
+    for number in range(5):
+        for code, status in ((0, "pass"), (1, "fail")):
+            world.register(f"churn-{number}", f"{number} {code}")
+            world.judge(f"churn-{number}", str(code + 1), status, code)
+    world.register("churn-none")
+    world.judge("churn-none", "1", "fail", 1)
+    world.sweep()
+    asked = []
+    for name in ("version", "alias", "resolve", "move_alias"):
+        monkeypatch.setattr(InMemoryRegistry, name, lambda self, *given, name=name: asked.append(name))
+    swept = world.sweep()
+    assert asked == []
+    assert {name: settled.after for name, settled in swept.settled.items()} == {
+        "churn-none": None,
+        **{f"churn-{number}": "1" for number in range(5)},
+    }
+
+
+@pytest.mark.parametrize("holder", [None, "1", "2"])
+@pytest.mark.parametrize("codes", list(itertools.product((0, 1, None), repeat=2)))
+def test_a_quiet_sweep_ends_where_settling_ends(shared, codes, holder):
+    """Every state of two versions (passed, failed, parked) and of the alias."""
+    world = shared()
+    for version, code in enumerate(codes, 1):
+        world.register("churn", f"files {code}")
+        if code is None:
+            world.queue.request(Wanted("churn", str(version), "churn*"), NOW - 100)
+            world.queue.park(world.queue.claim("w", {}, 60.0, NOW - 90), "refused", world.terms, NOW - 80)
+        else:
+            world.judge("churn", str(version), "pass" if code == 0 else "fail", code)
+    world.registry.move_alias("churn", "privacy-approved", holder)
+    swept = world.sweep()
+    expected = max((str(number) for number, code in enumerate(codes, 1) if code == 0), default=None)
+    assert swept.settled["churn"].after == world.registry.alias("churn", "privacy-approved") == expected
+
+
+def test_an_alias_that_another_one_has_is_no_failure(world):
+    def busy(name):
+        raise Busy("another worker has the alias")
+
+    world.register("churn")
+    swept = world.sweep(put_right=busy)
+    assert (swept.failures, dict(swept.settled)) == (0, {})
+
+
+def test_models_that_may_not_be_read_stop_no_others(world, monkeypatch):
+    """A permission that was withdrawn: the registry answers, but not about these."""
+    for number in range(2 * UNREACHABLE):
+        world.register(f"churn-{number}")
+    world.register("churn-last")
+    whole = InMemoryRegistry.alias
+
+    def alias(self, name, alias):
+        if name != "churn-last":
+            raise RegistryUnreachable("access denied", "ask for read permission")
+        return whole(self, name, alias)
+
+    monkeypatch.setattr(InMemoryRegistry, "alias", alias)
+    swept = world.sweep()
+    assert (swept.failures, set(swept.settled)) == (2 * UNREACHABLE, {"churn-last"})
+    assert world.queue.recall(SWEPT) is not None
+    monkeypatch.setattr("privacy_gate.service.sweep.MOST_UNREACHABLE", 2 * UNREACHABLE)
+    with pytest.raises(RegistryUnreachable):
+        world.sweep(verify=True)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("parked", [False, True])
+def test_a_version_that_was_deleted_and_made_again_is_judged(world, monkeypatch, code, parked):
+    """Versions of a model that is made again count from 1; the old verdict, and the old refusal, say nothing of it."""
+    world.register("churn")
+    world.judge("churn", "1", "pass" if code == 0 else "fail", code)
+    if parked:
+        world.queue.request(Wanted("churn", "1", "churn*"), NOW - 70)
+        world.queue.park(world.queue.claim("w", {}, 60.0, NOW - 65), "refused", world.terms, NOW - 60)
+    world.sweep()
+    assert world.registry.alias("churn", "privacy-approved") == (None if code else "1")
+    del world.registry.models["churn"]
+    shutil.rmtree(world.folder / "models")
+    world.register("churn", "other weights")
+    anew(monkeypatch, NOW - 10)
+    world.registry.move_alias("churn", "privacy-approved", "1")  # by hand
+    assert world.reasons() == {"churn/1": ANEW}
+    assert world.registry.alias("churn", "privacy-approved") is None
+    job = world.queue.job("churn", "1")
+    assert (job.state, job.key) == (State.QUEUED, None)
+    assert world.reasons(now=NOW + 300) == {}
+
+
+def test_an_alias_of_a_version_that_was_made_again_is_not_left_until_files_are_hashed(world, monkeypatch):
+    world.register("churn")
+    world.judge("churn", "1")
+    (world.files("churn", "1") / "model.skops").write_text("other weights")
+    world.registry.move_alias("churn", "privacy-approved", "1")
+    anew(monkeypatch, NOW - 10)
+    assert settle(world.registry, world.queue, world.subscribed, "churn", verify=False, now=NOW).after is None
+
+
+def anew(monkeypatch, created: float) -> None:
+    """The registry says that each version was made then."""
+    listed, one = InMemoryRegistry.versions, InMemoryRegistry.version
+
+    def versions(self):
+        return (dataclasses.replace(version, created=created) for version in listed(self))
+
+    def version(self, name, version):
+        found = one(self, name, version)
+        return found and dataclasses.replace(found, created=created)
+
+    monkeypatch.setattr(InMemoryRegistry, "versions", versions)
+    monkeypatch.setattr(InMemoryRegistry, "version", version)
+
+
+def test_a_sweep_that_hashes_holds_up_no_other(world, monkeypatch):
+    world.register("churn")
+    world.judge("churn", "1")
+    world.register("churn", "more")
+    other, whole = [], InMemoryRegistry.resolve
+
+    def resolve(self, uri, into):
+        if not other:
+            other.append("begun")
+            other.append(world.reasons(now=NOW + 50))
+            assert not world.sweep(verify=True, now=NOW + 50).alone
+        return whole(self, uri, into)
+
+    monkeypatch.setattr(InMemoryRegistry, "resolve", resolve)
+    assert world.sweep(verify=True).alone
+    assert other == ["begun", {"churn/2": "it was never judged"}]
+    assert world.queue.recall(SWEPT)[1] == NOW + 50, "the later one is the last one"
+
+
+def test_who_hashes_for_long_says_so(world, monkeypatch):
+    world.register("churn")
+    world.judge("churn", "1")
+    monkeypatch.setattr("privacy_gate.service.sweep.LEASE", 0.0)
+    world.sweep(verify=True)
+    assert world.queue.recall(VERIFYING)[0] is True
+
+
+def test_a_pass_is_renewed_before_it_ends(world):
+    """So that the alias is not without a version from the midnight after its last day until there is a new verdict."""
+    world.register("churn")
+    world.judge("churn", "1")  # 2027-01-15 to 2027-04-01: 77 days
+    day = 86400.0
+    assert world.reasons(now=NOW + 68.9 * day) == {}
+    assert world.reasons(now=NOW + 69.1 * day) == {"churn/1": f"its pass ends with {FAR}"}
+    assert world.registry.alias("churn", "privacy-approved") == "1"
+
+
+def test_a_pass_that_was_short_from_the_beginning_is_not_renewed_before_it_ends(world):
+    world.register("churn")
+    world.judge("churn", "1", until="2027-01-16")
+    assert world.reasons(now=NOW + 40 * 3600.0 - 1) == {}  # the last second of the 16th
+    assert world.reasons(now=NOW + 40 * 3600.0) == {"churn/1": "its pass ended with 2027-01-16"}
 
 
 def test_a_registry_that_does_not_list_is_told(world, monkeypatch):

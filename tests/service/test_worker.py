@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -425,7 +426,7 @@ def test_what_trying_again_cannot_mend_is_parked_at_once_with_what_was_said(worl
     world.plan(2, prints=refusal)
     assert world.work()
     assert world.job().state is State.PARKED
-    assert world.job().outcome == "models:/churn/1 runs code hint: trust: code in the subscription"
+    assert world.job().outcome == "models:/churn/1 runs code (trust: code in the subscription)"
     assert world.job().terms == world.subscribed.terms["churn*"], "other terms release it"
     log = world.state / "logs" / f"{worker.log_name('churn', '1')}.log"
     assert "warning of a library" in log.read_text()
@@ -480,6 +481,42 @@ def test_files_of_the_service_that_change_meanwhile_make_no_verdict(world: World
     assert world.work()
     assert "the service's files changed" in world.job().outcome
     assert world.queue.verdict(world.key("1")) is None
+    assert (world.job().state, world.job().attempts, world.began) == (State.QUEUED, 0, []), "nobody is to blame"
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_changes_for_others_costs_no_work(world: World, broken: bool) -> None:
+    """Another team's lines, also broken ones, must not throw away what took hours."""
+    world.register()
+    world.plan(0)
+    path = world.folder / "subscriptions.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["subscriptions"].append({"name": "other", "config": "missing.yaml" if broken else "privacy-gate.yaml"})
+    path.write_text(yaml.safe_dump(content))
+    assert world.work()
+    assert (world.job().state, world.queue.verdict(world.key("1")) is not None) == (State.DONE, True)
+
+
+def test_subscriptions_that_drop_the_model_while_it_is_judged_make_no_verdict(world: World) -> None:
+    world.register()
+    world.plan(0)
+    path = world.folder / "subscriptions.yaml"
+    path.write_text(path.read_text().replace("churn*", "other*"))
+    assert world.work()
+    assert world.job().state is State.QUEUED
+    assert world.queue.verdict(world.key("1")) is None
+
+
+def test_own_files_that_break_beside_broken_ones_make_no_verdict(world: World) -> None:
+    world.register()
+    world.plan(0)
+    (world.folder / "subscriptions.yaml").write_text("no")
+    (world.folder / "privacy-gate.yaml").write_text(yaml.safe_dump({**CONFIG, "seed": 7}))
+    assert world.work()
+    (world.folder / "privacy-gate.yaml").write_text("no")
+    world.now += 60
+    assert world.work()
+    assert (world.job().state, world.began) == (State.QUEUED, [])
 
 
 def test_a_program_that_is_not_there(world: World) -> None:
@@ -507,6 +544,121 @@ def test_a_full_disk_leaves_no_half_of_a_report(world: World, monkeypatch: pytes
     world.now += 60
     assert world.work()
     assert world.job().state is State.DONE
+
+
+def test_a_disk_that_is_full_without_a_job_parks_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.register()
+    world.plan(0)
+    resolve = InMemoryRegistry.resolve
+    free = [worker.LEAST_FREE - 1]
+
+    def full(self: InMemoryRegistry, uri: str, into: Path) -> Any:
+        into.mkdir()
+        (into / "half").write_text("of a model")
+        raise StorageFailed("no space left on device")
+
+    def usage(folder: Path) -> Any:
+        left = list(world.state.rglob("half"))
+        return types.SimpleNamespace(free=free[0] if not left else 0)
+
+    monkeypatch.setattr(InMemoryRegistry, "resolve", full)
+    monkeypatch.setattr("privacy_gate.service.worker.shutil.disk_usage", usage)
+    for _ in range(10):
+        assert world.work()
+        assert (world.job().state, world.job().attempts) == (State.QUEUED, 0)
+        assert "no space left" in world.job().outcome
+        world.now += 3600
+    free[0] = worker.LEAST_FREE  # there is room without it: it is this model that does not fit
+    while world.work():
+        world.now += 3600
+    assert (world.job().state, world.job().attempts) == (State.PARKED, 3)
+    monkeypatch.setattr(InMemoryRegistry, "resolve", resolve)
+
+
+def test_a_model_that_was_made_anew_while_it_was_judged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is the same, and its files are others: the old verdict must not be written on it."""
+    world.register()
+    world.plan(0)
+    one, created = InMemoryRegistry.version, iter([1.0, 2.0, 2.0, 2.0])
+
+    def version(self: InMemoryRegistry, name: str, number: str) -> RegisteredVersion | None:
+        found = one(self, name, number)
+        return found and dataclasses.replace(found, created=next(created, 2.0))
+
+    monkeypatch.setattr(InMemoryRegistry, "version", version)
+    assert world.work()
+    assert "registered anew" in world.job().outcome
+    assert world.registry.models["churn"]["1"].tags == {}
+    assert world.registry.alias("churn", ALIAS) is None
+
+
+def test_a_pass_that_ends_soon_is_renewed_and_stays_until_then(world: World) -> None:
+    world.register()
+    world.plan(0)
+    assert world.work()
+    world.now += 70 * 86400.0  # of 77
+    world.plan(3)
+    world.ask()
+    assert world.work()
+    assert world.job().state is State.QUEUED
+    assert world.registry.alias("churn", ALIAS) == "1", "the old one still stands"
+    world.now += 3600
+    world.plan(0, until="2027-07-01")
+    assert world.work()
+    assert len(world.began) == 3
+    judged = world.queue.verdict(world.key("1"))
+    assert judged is not None
+    assert judged.valid_until == "2027-07-01"
+    world.ask()
+    assert world.work()
+    assert len(world.began) == 3
+
+
+def test_a_worker_that_is_stopped_while_it_hashes_gives_its_job_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be killed before it is done; three restarts must not park what did nothing wrong."""
+    world.register()
+    world.plan(0)
+    monkeypatch.setattr(worker, "_LET_GO", 0.0)
+    world.subscribe({"lease": "1s"})
+    stop, resolve = threading.Event(), InMemoryRegistry.resolve
+    seen: list[Job] = []
+
+    def slow(self: InMemoryRegistry, uri: str, into: Path) -> Any:
+        stop.set()
+        until(lambda: world.job().state is State.QUEUED)
+        seen.append(world.job())
+        return resolve(self, uri, into)
+
+    monkeypatch.setattr(InMemoryRegistry, "resolve", slow)
+    assert world.work(stop=stop)
+    assert [(job.state, job.attempts, job.outcome) for job in seen] == [
+        (State.QUEUED, 0, "given back: its worker was stopped")
+    ]
+    assert world.job() == seen[0]
+    assert world.began == []
+
+
+def test_a_worker_that_hangs_in_a_store_does_not_keep_its_job_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.register()
+    world.plan(0)
+    world.subscribe({"lease": "1s"})
+    monkeypatch.setattr(worker, "_PARTS", 0)
+    resolve = InMemoryRegistry.resolve
+
+    def stuck(self: InMemoryRegistry, uri: str, into: Path) -> Any:
+        until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("lease of")])
+        return resolve(self, uri, into)
+
+    monkeypatch.setattr(InMemoryRegistry, "resolve", stuck)
+    assert world.work()
+    assert (world.job().state, world.began) == (State.RUNNING, [])
+    taken = world.queue.claim("another", {}, 60.0, world.now + 2)
+    assert taken is not None
+    assert taken.version == "1"
 
 
 def test_lines_of_the_log_name_delivery_job_and_attempt(world: World, caplog: pytest.LogCaptureFixture) -> None:

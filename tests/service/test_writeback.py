@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -270,6 +271,43 @@ def test_one_worker_at_a_time(world: World) -> None:
     assert world.approved is None
     with world.queue.alone("alias:fraud", "other", 60.0, NOW):
         assert world.settle().after == "1", "of another model it may"
+
+
+def test_hashing_may_take_longer_than_an_alias_is_held(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a large model on a slow store would never be approved, and be downloaded again and again."""
+    world.register("a")
+    world.judge("1")
+    monkeypatch.setattr(writeback, "HOLD", 0.3)
+    resolve = InMemoryRegistry.resolve
+
+    def slow(self: InMemoryRegistry, uri: str, into: Path) -> Any:
+        ends = time.monotonic() + 1.0  # three times as long as it is held
+        while time.monotonic() < ends:
+            with world.queue.alone("alias:churn", "other", 60.0, NOW + 1.0 - (ends - time.monotonic())) as mine:
+                assert not mine
+            time.sleep(0.05)
+        return resolve(self, uri, into)
+
+    monkeypatch.setattr(InMemoryRegistry, "resolve", slow)
+    assert world.settle().after == "1"
+
+
+def test_a_worker_that_slept_while_another_took_the_alias_moves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.register("a")
+    world.judge("1")
+    resolve = InMemoryRegistry.resolve
+
+    def slept(self: InMemoryRegistry, uri: str, into: Path) -> Any:
+        with world.queue.alone("alias:churn", "other", 60.0, NOW + 1000) as mine:
+            assert mine
+        return resolve(self, uri, into)
+
+    monkeypatch.setattr(InMemoryRegistry, "resolve", slept)
+    with pytest.raises(writeback.Busy):
+        world.settle()
+    assert world.approved is None
 
 
 def test_scratch_folders_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path: Path) -> None:
