@@ -437,9 +437,14 @@ def _fits(pattern: str, name: str, only_star: str) -> bool:
     return not pattern[here:].strip("*")
 
 
-def covers(subscription: Subscription, version: RegisteredVersion) -> bool:
-    """Whether this version, as the registry lists it now, is to be judged."""
+def covers(subscription: Subscription, version: RegisteredVersion, approved: str | None = None) -> bool:
+    """Whether this version, as the registry lists it now, is to be judged.
+
+    approved  the service's alias: who has it is what people deploy, and stays judged whatever its trigger does
+    """
     wanted = subscription.versions
+    if approved is not None and approved in version.aliases:
+        return version.ready
     if wanted.alias is not None and wanted.alias not in version.aliases:
         return False
     return version.ready and all(version.tags.get(key) == value for key, value in (wanted.tag or {}).items())

@@ -155,7 +155,8 @@ def _looks(
     queue: Queue,
     now: float,
 ) -> Iterator[Looked]:
-    versions = [version for version in versions if covers(subscription, version)]
+    approved = subscribed.value.service.alias
+    versions = [version for version in versions if covers(subscription, version, approved)]
     if not versions:
         return
     jobs = {job.version: job for job in queue.jobs(name=name, limit=None)}

@@ -364,11 +364,14 @@ def _do(work: _Work, job: Job, pulse: _Pulse, folder: Path) -> tuple[str, str | 
     queue, registry, subscribed = work.queue, work.registry, work.subscribed
     subscription = subscribed.of(job.name)
     version = registry.version(job.name, job.version)
-    if subscription is None or version is None or not covers(subscription, version):
+    if subscription is None or version is None or not covers(subscription, version, subscribed.value.service.alias):
         outcome = _uncovered(version)
         pulse.require()
         _settle(work, job, None)
-        _ended(queue.finish(job, outcome, None, None, work.clock()))
+        # What was found out about these files stands, whoever covers them.
+        stands = version is not None and not writeback.made_anew(job, version)
+        about, by = (job.key, job.terms) if stands else (None, None)
+        _ended(queue.finish(job, outcome, about, by, work.clock()))
         return outcome, None
     by = terms(subscribed, subscription)
     _ended(queue.tries(job, by, work.clock()))

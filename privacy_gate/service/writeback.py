@@ -23,7 +23,7 @@ from privacy_gate.errors import CandidateNotFound, DataError, EvaluationFailed, 
 from privacy_gate.registry import TAG_PREFIX, RecordedReport, RegisteredVersion, Registry, verdict_tags
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.service import Job, Judged, Key, Wanted
-from privacy_gate.service.subscriptions import Subscribed, covers, terms
+from privacy_gate.service.subscriptions import Subscribed, terms
 from privacy_gate.storage import private_dir, sha256_of_json
 
 if TYPE_CHECKING:
@@ -263,8 +263,8 @@ def _newest(
     # Who holds it is looked at in any case: another worker may have judged it, and not have told the queue yet.
     for version in sorted({*approved, *([holder] if holder else [])}, key=_number, reverse=True):
         listed = registry.version(name, version)
-        if listed is None or not covers(subscription, listed):
-            notes.append(f"version {clean(version, 40)} is {'gone' if listed is None else 'no longer covered'}")
+        if listed is None or not listed.ready:
+            notes.append(f"version {clean(version, 40)} is {'gone' if listed is None else 'not there any more'}")
             continue
         before_it = version not in known and made_anew(jobs.get(version), listed)
         if version == holder and version in approved and not verify and not before_it:

@@ -1,5 +1,6 @@
 """subscriptions.yaml: what it may say, whom a pattern fits, by what versions are judged, and when that changes."""
 
+import dataclasses
 import itertools
 import re
 from functools import cache
@@ -371,6 +372,14 @@ def asked(**versions):
 )
 def test_covers(wanted, version, covered):
     assert covers(asked(**wanted).subscriptions[0], RegisteredVersion("churn-eu", "1", **version)) is covered
+
+
+def test_who_is_approved_stays_covered():
+    subscription = asked(alias="candidate").subscriptions[0]
+    version = RegisteredVersion("churn-eu", "1", aliases=("privacy-approved",))
+    assert covers(subscription, version, "privacy-approved")
+    assert not covers(subscription, version, "another")
+    assert not covers(subscription, dataclasses.replace(version, ready=False), "privacy-approved")
 
 
 @pytest.mark.parametrize(

@@ -201,20 +201,20 @@ def test_what_another_worker_judged_and_has_not_told_the_queue_yet_is_not_undone
     assert world.approved == "2"
 
 
-def test_a_version_that_is_gone_or_no_longer_covered_loses_it(world: World) -> None:
+def test_who_passed_keeps_it_until_the_next_one_has_passed(world: World) -> None:
+    """A new candidate must not leave a deployment without an approved version until it is judged."""
+    world.subscribe(versions={"alias": "candidate"})
     world.register("a")
     world.register("b")
+    world.registry.move_alias("churn", "candidate", "1")
     world.judge("1")
-    world.judge("2")
-    world.settle()
-    world.subscribe(versions={"tag": {"stage": "ready"}})
-    world.judge("1")  # the same terms: which versions are covered is no term
-    world.registry.mark("churn", "1", {"stage": "ready"})
     assert world.settle().after == "1"
-    world.registry.mark("churn", "1", {"stage": "retired"})
-    settled = world.settle()
-    assert settled.after is None
-    assert "version 1 is no longer covered" in settled.notes
+    world.registry.move_alias("churn", "candidate", "2")
+    assert world.settle(verify=True).after == "1"
+    world.judge("2", code=1)
+    assert world.settle().after == "1"
+    world.judge("2", code=0)
+    assert world.settle().after == "2"
 
 
 def test_a_model_that_nobody_subscribes_to_any_more_loses_it(world: World) -> None:
