@@ -47,7 +47,9 @@ exec "$REAL_PYTHON" -I "$@"
 """
 
 # Notes what it was called with and what it could see. The same line on the same files is run once, then remembered.
-GATE = """#!{python} -IS
+# Both sh and Python can read its first line: the interpreter's path may hold a space.
+GATE = """#!/bin/sh
+"exec" "{python}" "-IS" "$0" "$@"
 import hashlib, json, os, pathlib, shutil, subprocess, sys
 played, memory = pathlib.Path(os.environ["PLAYED"]), pathlib.Path(os.environ["MEMORY"])
 line, plain = sys.argv[1:], [a for a in sys.argv[1:] if not a.startswith("--out=")]

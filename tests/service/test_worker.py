@@ -340,6 +340,7 @@ def test_a_child_knows_no_secret_and_is_told_the_services_terms(world: World, mo
     for name in names:
         monkeypatch.setenv(f"PRIVACY_GATE_{name}", "hush hush")
     monkeypatch.setenv("PRIVACY_GATE_SIGNING_KEY_FILE", str(world.folder / "key"))
+    monkeypatch.delenv("PRIVACY_GATE_REFERENCE_DATA", raising=False)  # of these tests
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "the registry's own")
     roots = ["records", "s3://bucket/team"]
     world.subscribe(profile="strict", suite="fast", data="run", data_roots=roots)
