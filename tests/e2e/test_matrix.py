@@ -159,7 +159,8 @@ def check(
 
 # One of each family at each commit, their relatives at night.
 AT_NIGHT = {
-    "random-forest", "histogram-boosting", "lightgbm-booster", "xgboost", "lightning", "pyfunc-logits", "pyfunc-column",
+    "random-forest", "histogram-boosting", "lightgbm-booster", "xgboost", "lightning", "pytorch-pickle",
+    "pyfunc-logits", "pyfunc-probabilities", "pyfunc-column",
 }  # fmt: skip
 
 

@@ -139,9 +139,12 @@ def test_on_location30_more_epochs_leak_more(reference_data):
     assert held("K-10 Location30", 2) == {"K-10.location30.fail": True, "K-10.location30.order": True}
 
 
+WHOLE_STREET = {"K-07": 1, "K-09": 2, "K-10": 2, "street": 1, "tpr power": 2, "many attacks power": 2}
+AT_NIGHT = [pytest.param(id, 4, marks=pytest.mark.nightly) for id in WHOLE_STREET]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("replicates", [2, pytest.param(4, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("id", ["K-07", "K-09", "K-10", "street", "tpr power", "many attacks power"])
+@pytest.mark.parametrize(("id", "replicates"), [*WHOLE_STREET.items(), *AT_NIGHT])
 def test_the_gate_keeps_its_promises_on_the_whole_street(id, replicates):
     assert all(held(id, replicates).values())
 
