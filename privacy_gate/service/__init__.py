@@ -12,6 +12,13 @@ from enum import StrEnum
 
 from privacy_gate.registry import PASSES
 
+FUTURE = 86400.0  # seconds; a time further ahead was written by a clock that has been set back since: it does not bind
+
+
+def number(version: str) -> int:
+    """Of a version, for comparing; -1 for what is none."""
+    return int(version) if version.isascii() and version.isdigit() and len(version) < 20 else -1
+
 
 class State(StrEnum):
     """Of a job. Waiting and running ones end; parked ones wait for a person, or for other terms."""

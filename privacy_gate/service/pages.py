@@ -32,7 +32,7 @@ from privacy_gate.reports.templating import VERDICT_TONES, environment
 from privacy_gate.reports.wording import VERDICTS
 from privacy_gate.resources import template
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Delivery, Job, Judged, Key, State, health
+from privacy_gate.service import Delivery, Job, Judged, Key, State, health, number
 from privacy_gate.service import sweep as sweeps
 from privacy_gate.service.queue import Queue
 from privacy_gate.service.secrets import WEBHOOK_SECRET
@@ -106,7 +106,7 @@ class Holder:
         """Tone, sign and word."""
         if not self.seen:
             return "none", "?", "not looked up yet"
-        if self.due is not None and (self.holds is None or _number(self.due) > _number(self.holds)):
+        if self.due is not None and (self.holds is None or number(self.due) > number(self.holds)):
             return "open", "!", f"version {clean(self.due, _WORD)} is due"
         if self.holds is None:
             return "none", "–", "no version passes"
@@ -273,11 +273,11 @@ def _sweep(fact: tuple[Any, float] | None) -> Sweep | None:
     if fact is None:
         return None
     value, at = fact
-    if not isinstance(value, Mapping) or not all(type(number) is int for number in value.values()):
+    if not isinstance(value, Mapping) or not all(type(count) is int for count in value.values()):
         return Sweep(at)  # of another release
-    counts = {str(name): number for name, number in value.items()}
+    counts = {str(name): count for name, count in value.items()}
     covered, failures = counts.pop("covered", 0), counts.pop("failures", 0)
-    return Sweep(at, covered, tuple((name, number) for name, number in counts.items() if number)[:LIMIT], failures)
+    return Sweep(at, covered, tuple((name, count) for name, count in counts.items() if count)[:LIMIT], failures)
 
 
 def _rows(queue: Queue, state: State, model: str | None) -> Rows:
@@ -322,14 +322,10 @@ def _holders(fact: tuple[Any, float] | None, done: Sequence[Done], model: str | 
             name in seen,
             seen.get(name),
             known.get((name, seen.get(name) or "")),
-            max(passing.get(name, ()), key=_number, default=None),
+            max(passing.get(name, ()), key=number, default=None),
         )
         for name in names
     )
-
-
-def _number(version: str) -> int:
-    return int(version) if version.isascii() and version.isdigit() and len(version) < 20 else -1
 
 
 # --- the page -------------------------------------------------------------------------------------------------------

@@ -37,16 +37,13 @@ from sqlalchemy.exc import (
 
 from privacy_gate.errors import StorageFailed, UsageError
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Delivery, Event, Job, Judged, Key, State, Terms, Wanted
+from privacy_gate.service import FUTURE, Delivery, Event, Job, Judged, Key, State, Terms, Wanted
 from privacy_gate.storage import private_dir, sha256_of_json
 
 SCHEMA = 1
 TEXT_LENGTH = 2000  # characters of an outcome, a reason, a headline or of a name in an event; the rest is cut off
 PATIENCE = 10.0  # seconds that a write waits for others
 ATTEMPTS = 3  # of a job, unless the caller says otherwise
-FUTURE = (
-    86400.0  # seconds; what is further ahead was written by a clock that has been set back since, and does not bind
-)
 
 # Where SQLite's write-ahead log cannot work: its processes share memory, which they cannot from two machines.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "ceph", "afs", "fuse.glusterfs"}

@@ -36,7 +36,7 @@ from privacy_gate.registry import TAG_PREFIX
 from privacy_gate.release import VERSION
 from privacy_gate.sandbox.untrusted import clean, where
 from privacy_gate.service import Delivery, Event, Job, State, Wanted, webhook
-from privacy_gate.service.health import FILES
+from privacy_gate.service.health import FILES, WORKERS
 from privacy_gate.service.limits import PerClient, Recent, per_minute
 from privacy_gate.service.queue import Queue
 from privacy_gate.service.subscriptions import Subscriptions, concerns, find
@@ -94,7 +94,6 @@ SERVER: dict[str, Any] = {
     "h11_max_incomplete_event_size": 1 << 14,
     "callback_notify": _settle,  # called as soon as it listens, and now and then
 }
-WORKER_FACT = "worker"  # remembered in the queue by each worker whenever it looks for work
 
 PATIENCE = 10.0  # seconds for the body of a request
 ANSWER = 20.0  # seconds for the queue; MLflow waits 30
@@ -806,7 +805,7 @@ def _public(settings: Subscriptions, queue: Queue, clock: Callable[[], float]) -
     router = APIRouter()
 
     def look() -> Ready:
-        young = {WORKER_FACT: 3 * settings.service.lease, SWEPT: 3 * settings.service.sweep_every}
+        young = {WORKERS: 3 * settings.service.lease, SWEPT: 3 * settings.service.sweep_every}
         try:
             queue.ping()
             seen = {name: queue.recall(name) for name in young}
@@ -818,7 +817,7 @@ def _public(settings: Subscriptions, queue: Queue, clock: Callable[[], float]) -
         fresh = {name: fact is not None and now - fact[1] <= young[name] for name, fact in seen.items()}
         # No fact: no worker has read them yet, which `worker` tells.
         in_order = files is None or files[0] is True
-        return Ready(queue=True, worker=fresh[WORKER_FACT], sweep=fresh[SWEPT], files=in_order)
+        return Ready(queue=True, worker=fresh[WORKERS], sweep=fresh[SWEPT], files=in_order)
 
     @router.get("/healthz", operation_id="healthz", response_model=Alive, responses=_documented())
     async def healthz() -> Response:

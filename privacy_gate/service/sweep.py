@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 from privacy_gate.errors import CandidateNotFound, GateError, RegistryUnreachable, UsageError
 from privacy_gate.registry import RegisteredVersion, Registry
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Job, Judged, State, Terms, Wanted
+from privacy_gate.service import FUTURE, Job, Judged, State, Terms, Wanted
 from privacy_gate.service.subscriptions import Service, Subscribed, Subscription, covers, terms
 from privacy_gate.service.writeback import Busy, Settled, effective, ends_soon, made_anew, own_scratch, settle, today
 
 if TYPE_CHECKING:
     from privacy_gate.service.queue import Queue
 
-FUTURE = 86400.0  # seconds; see `queue.FUTURE`
 # Names of facts that the queue remembers: the last sweep, the last with verify, its beginning, the last that failed.
 SWEPT, VERIFIED, VERIFYING, FAILED = "sweep", "verify", "verifying", "sweep failed"
 ALIASES = "aliases"  # the same: model -> version that its alias points to

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from privacy_gate.errors import CandidateNotFound, DataError, EvaluationFailed, UsageError
 from privacy_gate.registry import TAG_PREFIX, RecordedReport, RegisteredVersion, Registry, verdict_tags
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Job, Judged, Key, Wanted
+from privacy_gate.service import Job, Judged, Key, Wanted, number
 from privacy_gate.service.subscriptions import Subscribed, terms
 from privacy_gate.storage import private_dir, sha256_of_json
 
@@ -261,7 +261,7 @@ def _newest(
         version for version, key in keys.items() if (found := verdicts.get(key)) is not None and found.passes(day)
     }
     # Who holds it is looked at in any case: another worker may have judged it, and not have told the queue yet.
-    for version in sorted({*approved, *([holder] if holder else [])}, key=_number, reverse=True):
+    for version in sorted({*approved, *([holder] if holder else [])}, key=number, reverse=True):
         listed = registry.version(name, version)
         if listed is None or not listed.ready:
             notes.append(f"version {clean(version, 40)} is {'gone' if listed is None else 'not there any more'}")
@@ -283,10 +283,6 @@ def _newest(
 def made_anew(job: Job | None, listed: RegisteredVersion) -> bool:
     """Whether a version is younger than what is known of it: a model that is deleted and made again counts from 1."""
     return job is not None and job.finished is not None and listed.created > job.finished
-
-
-def _number(version: str) -> int:
-    return int(version) if version.isascii() and version.isdigit() else -1
 
 
 def _digest(registry: Registry, version: RegisteredVersion, state: Path) -> str | None:

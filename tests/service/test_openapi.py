@@ -64,7 +64,7 @@ def built(tmp_path, monkeypatch):
     given = {"secret": SECRET, "token": TOKEN, "sweep": lambda: None}
     application = receiver.app(Subscriptions.model_validate(wanted), queue, **given)
     now = time.time()
-    queue.remember(receiver.WORKER_FACT, {}, now)
+    queue.remember(receiver.WORKERS, {}, now)
     queue.remember(receiver.SWEPT, {}, now)
     yield application
     queue.close()

@@ -808,7 +808,7 @@ def test_alive_and_ready(queue):
         assert (live.get("/healthz").status, live.get("/healthz").json) == (200, {"status": "ok"})
         answer = live.get("/readyz")
         assert (answer.status, answer.json) == (503, {"queue": True, "worker": False, "sweep": False, "files": True})
-        queue.remember(receiver.WORKER_FACT, {}, now[0] - 180.0)
+        queue.remember(receiver.WORKERS, {}, now[0] - 180.0)
         queue.remember(receiver.SWEPT, {}, now[0] - 900.0)
         answer = live.get("/readyz")
         assert (answer.status, answer.json) == (200, {"queue": True, "worker": True, "sweep": True, "files": True})
