@@ -356,23 +356,6 @@ class Queue:
         return None if row is None else (json.loads(row.value), row.at)
 
     @contextlib.contextmanager
-    def alone(self, name: str, owner: str, seconds: float, now: float) -> Iterator[bool]:
-        """Hold what is called `name` while the block runs; False: another one has it.
-
-        seconds  after which it is anybody's: what takes longer may have company
-        """
-        token = uuid.uuid4().hex
-        row = sha256_of_json([name])
-        mine = self._take(name, owner, token, seconds, now)
-        try:
-            yield mine
-        except BaseException:
-            with contextlib.suppress(StorageFailed):  # what went wrong first is what is told; the lease runs out
-                self._release(row, token)
-            raise
-        self._release(row, token)
-
-    @contextlib.contextmanager
     def hold(self, name: str, owner: str, seconds: float, now: float) -> Iterator[Callable[[], bool] | None]:
         """Hold what is called `name` for as long as the block runs; None: another one has it.
 

@@ -268,22 +268,22 @@ def test_facts(queue: Queue) -> None:
 
 
 def test_one_is_alone_until_the_end_or_until_its_time(queue: Queue) -> None:
-    with queue.alone("alias:tiny", "a", 10.0, now=0.0) as first:
+    with queue.hold("alias:tiny", "a", 10.0, now=0.0) as first:
         with (
-            queue.alone("alias:tiny", "b", 10.0, now=9.9) as second,
-            queue.alone("alias:other", "b", 1.0, 9.9) as other,
+            queue.hold("alias:tiny", "b", 10.0, now=9.9) as second,
+            queue.hold("alias:other", "b", 1.0, 9.9) as other,
         ):
-            assert (first, second, other) == (True, False, True)
-        with queue.alone("alias:tiny", "c", 10.0, now=10.0) as third:
+            assert (first is None, second is None, other is None) == (False, True, False)
+        with queue.hold("alias:tiny", "c", 10.0, now=10.0) as third:
             assert third  # the first one is dead
-            with queue.alone("alias:tiny", "d", 10.0, now=11.0) as fourth:
+            with queue.hold("alias:tiny", "d", 10.0, now=11.0) as fourth:
                 assert not fourth
-        with queue.alone("alias:tiny", "e", 10.0, now=12.0) as fifth:
+        with queue.hold("alias:tiny", "e", 10.0, now=12.0) as fifth:
             assert fifth
-    with contextlib.suppress(ZeroDivisionError), queue.alone("alias:tiny", "f", 10.0, now=13.0) as sixth:
+    with contextlib.suppress(ZeroDivisionError), queue.hold("alias:tiny", "f", 10.0, now=13.0) as sixth:
         assert sixth
         raise ZeroDivisionError
-    with queue.alone("alias:tiny", "g", 10.0, now=14.0) as seventh:
+    with queue.hold("alias:tiny", "g", 10.0, now=14.0) as seventh:
         assert seventh
 
 
@@ -294,15 +294,15 @@ def test_what_is_held_stays_held_until_the_end(queue: Queue) -> None:
             assert other is None
         ends = time.monotonic() + 0.9
         while time.monotonic() < ends:
-            with queue.alone("verify", "b", 60.0, now=0.9 - (ends - time.monotonic())) as mine:
+            with queue.hold("verify", "b", 60.0, now=0.9 - (ends - time.monotonic())) as mine:
                 assert not mine
             time.sleep(0.05)
         assert still()
-        with queue.alone("verify", "c", 60.0, now=1000.0) as mine:  # as if this process had been stopped for long
+        with queue.hold("verify", "c", 60.0, now=1000.0) as mine:  # as if this process had been stopped for long
             assert mine
             assert not still()
         assert not still()
-    with queue.alone("verify", "d", 60.0, now=1.0) as mine:
+    with queue.hold("verify", "d", 60.0, now=1.0) as mine:
         assert mine
 
 
@@ -318,7 +318,7 @@ def test_a_clock_that_was_a_year_ahead_stops_nothing_when_it_is_right_again(queu
     again = [queue.claim("w", limits, 60.0, 1.0) for _ in range(3)]
     assert {job.version for job in again if job is not None} == {"1", "2"}
     assert again[2] is None
-    with queue.alone("sweep", "dead", 60.0, ahead), queue.alone("sweep", "w", 60.0, 1.0) as mine:
+    with queue.hold("sweep", "dead", 60.0, ahead), queue.hold("sweep", "w", 60.0, 1.0) as mine:
         assert mine
 
 
@@ -327,7 +327,7 @@ def test_a_clock_that_is_minutes_ahead_is_let_be(queue: Queue) -> None:
     queue.request(wanted(), 0.0)
     assert queue.claim("w", {}, 60.0, 600.0) is not None
     assert queue.claim("v", {}, 60.0, 0.0) is None
-    with queue.alone("sweep", "w", 60.0, 600.0), queue.alone("sweep", "v", 60.0, 0.0) as mine:
+    with queue.hold("sweep", "w", 60.0, 600.0), queue.hold("sweep", "v", 60.0, 0.0) as mine:
         assert not mine
 
 
@@ -674,7 +674,7 @@ def test_a_killed_worker_loses_its_job_to_the_next(queue: Queue, queue_url: str)
 
     def hold(tells: Connection) -> None:
         own = open_queue(queue_url)
-        with own.alone("sweep", "dead", LEASE, 0.0):
+        with own.hold("sweep", "dead", LEASE, 0.0):
             tells.send(own.claim("dead", {}, LEASE, 0.0))
             signal.pause()
 
@@ -682,11 +682,11 @@ def test_a_killed_worker_loses_its_job_to_the_next(queue: Queue, queue_url: str)
     job = worker.told.recv()
     worker.kill()
     assert claim(queue, LEASE - 1) is None
-    with queue.alone("sweep", "next", LEASE, LEASE - 1) as mine:
+    with queue.hold("sweep", "next", LEASE, LEASE - 1) as mine:
         assert not mine
     assert claimed(queue, LEASE, worker="next").attempts == 2
     assert not queue.finish(job, "pass", KEY, TERMS, LEASE)
-    with queue.alone("sweep", "next", LEASE, LEASE) as mine:
+    with queue.hold("sweep", "next", LEASE, LEASE) as mine:
         assert mine
 
 

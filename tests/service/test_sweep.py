@@ -567,7 +567,7 @@ def test_an_alias_that_cannot_be_settled_stops_no_other(world):
 
 def test_one_sweep_at_a_time(world):
     world.register("churn")
-    with world.queue.alone("sweep", "another", 60.0, NOW) as mine:
+    with world.queue.hold("sweep", "another", 60.0, NOW) as mine:
         assert mine
         assert not world.sweep().alone
         assert world.queue.jobs() == []

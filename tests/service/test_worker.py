@@ -926,7 +926,7 @@ def test_an_alias_that_another_worker_has_is_nobodys_fault(world: World, monkeyp
     monkeypatch.setattr("privacy_gate.service.writeback.PATIENCE", 0.0)
     world.register()
     world.plan(0)
-    with world.queue.alone("alias:churn", "other", 3600.0, NOW):
+    with world.queue.hold("alias:churn", "other", 3600.0, NOW):
         for _ in range(4):
             assert world.work()
             assert world.job().state is State.QUEUED, "however often"

@@ -263,13 +263,13 @@ def test_one_worker_at_a_time(world: World) -> None:
     world.register("a")
     world.judge("1")
     waits: list[float] = []
-    with world.queue.alone("alias:churn", "other", 60.0, NOW) as mine:
+    with world.queue.hold("alias:churn", "other", 60.0, NOW) as mine:
         assert mine
         with pytest.raises(writeback.Busy):
             world.settle(wait=waits.append)
     assert sum(waits) == pytest.approx(writeback.PATIENCE, abs=0.5)
     assert world.approved is None
-    with world.queue.alone("alias:fraud", "other", 60.0, NOW):
+    with world.queue.hold("alias:fraud", "other", 60.0, NOW):
         assert world.settle().after == "1", "of another model it may"
 
 
@@ -283,7 +283,7 @@ def test_hashing_may_take_longer_than_an_alias_is_held(world: World, monkeypatch
     def slow(self: InMemoryRegistry, uri: str, into: Path) -> Any:
         ends = time.monotonic() + 1.0  # three times as long as it is held
         while time.monotonic() < ends:
-            with world.queue.alone("alias:churn", "other", 60.0, NOW + 1.0 - (ends - time.monotonic())) as mine:
+            with world.queue.hold("alias:churn", "other", 60.0, NOW + 1.0 - (ends - time.monotonic())) as mine:
                 assert not mine
             time.sleep(0.05)
         return resolve(self, uri, into)
@@ -300,7 +300,7 @@ def test_a_worker_that_slept_while_another_took_the_alias_moves_nothing(
     resolve = InMemoryRegistry.resolve
 
     def slept(self: InMemoryRegistry, uri: str, into: Path) -> Any:
-        with world.queue.alone("alias:churn", "other", 60.0, NOW + 1000) as mine:
+        with world.queue.hold("alias:churn", "other", 60.0, NOW + 1000) as mine:
             assert mine
         return resolve(self, uri, into)
 
