@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from privacy_gate.datamodel import Audit, Bools, Floats, RiskScores
-from privacy_gate.errors import StorageFailed, UsageError
+from privacy_gate.errors import UsageError
 from privacy_gate.storage import atomic_write, private_dir
 
 FILE = "records.parquet"
@@ -76,15 +76,6 @@ def pseudonym(key: bytes, kind: str, value: object) -> str:
     """First 24 hex digits of HMAC-SHA256 over the value, `kind` being record or person; other kinds, other values."""
     text = value.hex() if isinstance(value, bytes) else str(value)
     return hmac.new(key, _DOMAINS[kind] + text.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()[:DIGITS]
-
-
-def clear(folder: Path) -> None:
-    """Remove the annex of an earlier run; raises StorageFailed."""
-    if folder.is_dir():
-        try:
-            (folder / FILE).unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageFailed(f"{folder / FILE}: {error.strerror or error}", "remove it by hand") from error
 
 
 def write(folder: Path, rows: Rows, key: bytes) -> Path:

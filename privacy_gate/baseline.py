@@ -31,6 +31,7 @@ from privacy_gate.datamodel import (
     Measurement,
     Outputs,
     Regression,
+    Role,
     VerdictStatus,
 )
 from privacy_gate.defences import NOTHING, Defences
@@ -43,7 +44,7 @@ from privacy_gate.errors import (
     WorkerDied,
 )
 from privacy_gate.features import read_npz, row_hashes, take
-from privacy_gate.manifest import Dataset, class_order, encode
+from privacy_gate.manifest import DUPLICATES, Dataset, class_order, encode
 from privacy_gate.observe import Answers, observe
 from privacy_gate.pairs import alone, differences
 from privacy_gate.policy.cells import name_of
@@ -76,7 +77,8 @@ class MemberList:
     kind          what a digest stands for: a person, or the content of a record where no person column exists
     key_id        tells whether two lists were made with the same key
     model_sha256  the model it is about
-    complete      whether every record of the training set was audited
+    complete      whether every record of the training set was audited, but for dropped copies of non-members: 5 % at
+                  most, which a later evaluation with the same non-members drops as well
     """
 
     digests: NDArray[np.uint8]
@@ -126,8 +128,14 @@ def member_list(dataset: Dataset, people: NDArray[np.str_] | None, key: bytes, m
         kind="record" if people is None else "person",
         key_id=_keyed(key, "key", b""),
         model_sha256=model_sha256,
-        complete=dataset.members >= dataset.train_size,
+        complete=_complete(dataset),
     )
+
+
+def _complete(dataset: Dataset) -> bool:
+    drawn, of = dataset.sampled.get(Role.MEMBERS, (0, 0))
+    missing = dataset.train_size - dataset.members - dataset.removed.get(DUPLICATES, 0)
+    return missing <= 0 and drawn >= of  # duplicates must not hide who was not drawn
 
 
 def save(members: MemberList, path: Path) -> Path:
@@ -362,8 +370,12 @@ def _unpaired_rest(
     if ids:
         notes.append(f"{', '.join(ids)} need more than one model's answers: the stored figures are compared, unpaired")
     if missing := sorted({o.id for o in rest} - set(ids)):
-        notes.append(f"{', '.join(missing)} could not be compared: no report of the reference has them")
+        notes.append(_not_compared(missing))
     return [(name, unpaired(o.accuracy, before[name])) for _, name, o in compared]
+
+
+def _not_compared(ids: Sequence[str]) -> str:
+    return f"{', '.join(ids)} could not be compared: no report of the reference has them"
 
 
 class _CannotPair(Exception):
@@ -488,16 +500,17 @@ def _part(audit: Audit, rows: Ints) -> Audit:
 def _from_reports(found: Anchor, outcomes: Sequence[AttackOutcome], notes: list[str]) -> Regression:
     """Unpaired: every attack that both evaluations ran. Without a report there is nothing to compare, and no pass."""
     differences: list[tuple[str, Measurement]] = []
+    results = [outcome for outcome in outcomes if isinstance(outcome, AttackResult)]
     if found.report is None:
         notes.append("no report of the reference is known either: nothing was compared")
     else:
         before = stored_accuracies(found.report)
-        differences += [
-            (name, unpaired(outcome.accuracy, before[name]))
-            for outcome in outcomes
-            if isinstance(outcome, AttackResult) and (name := name_of(outcome, scope=True)) in before
-        ]
+        compared = [o for o in results if name_of(o, scope=True) in before]
+        names = [name_of(o, scope=True) for o in compared]
+        differences += [(name, unpaired(o.accuracy, before[name])) for name, o in zip(names, compared, strict=True)]
         notes.append("the reference's stored report was compared, unpaired: on other people, with wider bounds")
         if not differences:
             notes.append("no attack ran in both evaluations: nothing was compared")
+        elif missing := sorted({o.id for o in results} - {o.id for o in compared}):
+            notes.append(_not_compared(missing))
     return Regression(found.reference, found.digest, False, 0, 0, tuple(differences), _joined(notes), found.approved)

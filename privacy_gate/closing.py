@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import platform
+import shutil
 import socket
 import sys
 import tempfile
@@ -16,21 +17,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from privacy_gate import annex, signoff
 from privacy_gate.baseline import MemberList, save
 from privacy_gate.datamodel import Candidate, Evidence, RuleStatus, Verdict, VerdictStatus
 from privacy_gate.defences import NOTHING, Defences
-from privacy_gate.errors import ExitCode, GateError
+from privacy_gate.errors import ExitCode, GateError, StorageFailed
 from privacy_gate.evaluate import Evaluation
 from privacy_gate.ladder import Facts
 from privacy_gate.policy import Model, Policy
 from privacy_gate.policy.attempts import spend
-from privacy_gate.registry import MEMBERS, Recorded, RecordedReport, Registry
+from privacy_gate.registry import MEMBERS, RESTRICTED_FOLDER, Recorded, RecordedReport, Registry
+from privacy_gate.reports import ATTESTATION, document, write
 from privacy_gate.reports import CATALOG as FORMATS
-from privacy_gate.reports import document, write
 from privacy_gate.reports.assemble import Parts
 from privacy_gate.reports.assemble import report as assemble
 from privacy_gate.reports.document import Report
 from privacy_gate.request import CheckRequest
+from privacy_gate.storage import private_dir
 from privacy_gate.terms import seed_of
 
 
@@ -57,6 +60,7 @@ class Known:
     trained: int | None = None
     cached: int | None = None
     data_sha256: str = ""
+    references: str = ""
     members: MemberList | None = None
     annex: Path | None = None
     earlier: int | None = None
@@ -100,6 +104,61 @@ def trace() -> None:
     """With --debug the stack trace as well; the report is written all the same."""
     if os.environ.get("PRIVACY_GATE_DEBUG"):
         traceback.print_exc()
+
+
+PREVIOUS = "previous"  # folder in that of the report
+
+
+def set_aside(out: Path) -> Path | None:
+    """Move the report of an earlier run, and what belongs to it, into `out`/previous until a model is judged again.
+
+    A pass that stood where a later run ended with 2 would be read as its own; and a misspelt option must not cost a
+    release its signed report. What stands beside an earlier report that waits there already is none of a judgement: it
+    is removed. Decisions are about many reports: signoff.json stays, the report gets a copy.
+    Returns the folder, None if no report is there. Raises StorageFailed.
+    """
+    aside, moving = out / PREVIOUS, out / f".{PREVIOUS}"
+    names = _names()
+    report = names[0]
+    try:
+        if not (aside / report).exists() and ((out / report).exists() or (moving / report).exists()):
+            _drop(aside)
+            private_dir(moving)
+            for name in names:  # the report first: whatever stops us here, no pass is left where one is looked for
+                if (out / name).exists():
+                    private_dir((moving / name).parent)
+                    (out / name).replace(moving / name)
+            if (out / signoff.FILE).exists():
+                shutil.copy2(out / signoff.FILE, moving / signoff.FILE)
+            moving.rename(aside)
+        if out.is_dir():
+            for name in names:
+                (out / name).unlink(missing_ok=True)
+        return aside if (aside / report).exists() else None
+    except OSError as error:
+        waits = f"; the earlier report waits in {moving}" if (moving / report).exists() else ""
+        hint = f"move away what others keep there, or choose another folder{waits}"
+        raise StorageFailed(f"{error.filename2 or error.filename}: {error.strerror or error}", hint) from error
+
+
+def _names() -> list[str]:
+    """Files of a report in its folder, report.json first."""
+    forms = sorted((form.filename for form in FORMATS), key=lambda name: name != FORMATS["json"].filename)
+    return [*forms, ATTESTATION, f"{RESTRICTED_FOLDER}/{annex.FILE}"]
+
+
+def _drop(aside: Path) -> None:
+    """Remove a report that was set aside. What others put beside it stays. Raises StorageFailed."""
+    if not aside.is_dir():
+        return
+    try:
+        for name in (*_names(), signoff.FILE):
+            (aside / name).unlink(missing_ok=True)
+        for folder in (aside / RESTRICTED_FOLDER, aside):
+            with contextlib.suppress(OSError):  # not empty, or not there
+                folder.rmdir()
+    except OSError as error:
+        raise StorageFailed(f"{error.filename}: {error.strerror or error}", "remove it by hand") from error
 
 
 def undone(error: GateError) -> Verdict:
@@ -156,12 +215,15 @@ def conclude(request: CheckRequest, policy: Policy, verdict: Verdict, parts: Kno
     paths = write(report, request.out, request.formats)
     if parts.annex is not None:
         paths["restricted"] = parts.annex
+    if verdict.rules:  # judged: this report takes the place of the earlier one
+        _drop(request.out / PREVIOUS)
     if parts.registry is not None and request.mlflow_log and "candidate" in found:
         with tempfile.TemporaryDirectory() as folder:
             kept = [] if parts.members is None else [save(parts.members, Path(folder) / MEMBERS)]
             recorded = replace(
                 _recorded(found["candidate"], policy, report, paths, request),
                 data_sha256=parts.data_sha256,
+                references=parts.references,
                 seed=parts.seed,
                 exit_code=int(verdict.exit_code),
                 restricted=kept,

@@ -240,6 +240,11 @@ class Scope(StrEnum):
     CLASS_WEIGHTED = "class-weighted"  # per class, weighted so that it dominates GLOBAL on the data it is fitted on
 
 
+def threat_told(model: ThreatModel, threshold: Scope | None) -> tuple[str, ...]:
+    """The threat model as a part of an attack's name; () where no threshold came from anywhere (correctness)."""
+    return () if threshold is None and model is not ThreatModel.REFERENCE else (model.value,)
+
+
 class Estimand(StrEnum):
     """What the numbers are about."""
 
@@ -481,7 +486,10 @@ class Regression:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An earlier evaluation of the same model, as the registry remembers it."""
+    """An earlier evaluation of the same model, as the registry remembers it.
+
+    references  what its reference models were drawn from; "" where the run does not say
+    """
 
     data_digest: str
     seed: int
@@ -490,6 +498,7 @@ class Attempt:
     exit_code: int
     run_id: str
     at: str  # ISO time
+    references: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,7 +517,8 @@ class Evidence:
     description: Description | None = None  # None when predictions are judged alone
     regression: Regression | None = None
     train_size: int | None = None  # records the model was trained on; None: the audited members
-    attempt: int = 1  # which evaluation of this model on other data or seeds this is
+    attempt: int = 1  # which evaluation of this model on other data, seeds or shadows this is
+    left_out: tuple[tuple[str, str], ...] = ()  # by and value of the slices with too few persons to be measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ GateError
 ├── EvaluationFailed      3  the evaluation broke; nothing is known about the model
 │   ├── RegistryUnreachable
 │   ├── ModelOutputUnusable
+│   │   └── ModuleMissing    what the model imports is not there
 │   ├── RecipeFailed
 │   ├── WorkerDied
 │   └── StorageFailed
@@ -110,6 +111,10 @@ class RegistryUnreachable(EvaluationFailed):
 
 class ModelOutputUnusable(EvaluationFailed):
     """The candidate or a shadow answered with something that is not a prediction."""
+
+
+class ModuleMissing(ModelOutputUnusable):
+    """A model imports a module that is not there where it is loaded."""
 
 
 class RecipeFailed(EvaluationFailed):

@@ -36,7 +36,7 @@ from privacy_gate.procedure import procedure
 from privacy_gate.risk import CATALOG as ESTIMATORS
 from privacy_gate.risk import RiskInput
 from privacy_gate.risk.summary import summarise
-from privacy_gate.slices import slices
+from privacy_gate.slices import left_out, slices
 from privacy_gate.validity import CATALOG as CHECKS
 from privacy_gate.validity import Circumstances, Inputs, ValidityCheck
 
@@ -147,6 +147,7 @@ def evaluate(
         estimand=estimand,
         train_size=trained_on,
         description=model,
+        left_out=tuple((part.by, part.value) for part in left_out(audit, view.seen)),
     )
     return Evaluation(
         evidence=evidence,
@@ -202,7 +203,7 @@ def _risks(
         if view.pool is not None or not estimator.needs_pool:
             try:
                 found = estimator.assess(given)
-                scores_of = summarise(estimator.id, found.scores, audit, seed, found.interval)
+                scores_of = summarise(estimator.id, found.scores, audit, seed, found.interval, found.rankings)
             except NotEvaluable as error:
                 warnings.append(f"the risk estimator gives no scores: {error.what}")
             except (GateError, ArithmeticError, ValueError, LookupError) as error:

@@ -89,11 +89,13 @@ class Found:
 
     plan     of kind `loaded`
     outputs  S times [U, K]
+    models   digest of each
     asked    models that were asked now; the answers of the others were in the store
     """
 
     plan: ShadowPlan
     outputs: tuple[Outputs, ...]
+    models: tuple[str, ...]
     asked: int
 
 
@@ -137,7 +139,7 @@ def existing(models: Sequence[LoadedModel], manifest: DataManifest, subject: Sub
         by_lot=arranged.by_lot,
         sizes=tuple(one.listed for one in kept),
     )
-    return Found(plan, tuple(answers), asked)
+    return Found(plan, tuple(answers), tuple(one.candidate.digest for one in kept), asked)
 
 
 @contextlib.contextmanager

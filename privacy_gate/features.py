@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tokenize
 import zipfile
 import zlib
@@ -253,6 +254,16 @@ def _save_frame(frame: pd.DataFrame, path: Path) -> None:
     table = pa.Table.from_pandas(frame, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), b"objects": json.dumps(objects).encode()}
     feather.write_feather(table.replace_schema_metadata(metadata), path)
+    del table
+    release_unused()
+
+
+def release_unused() -> None:
+    """Give back the memory that Arrow keeps for later tables: it may be as much as the records."""
+    if "pyarrow" in sys.modules:
+        import pyarrow as pa
+
+        pa.default_memory_pool().release_unused()
 
 
 def _load_frame(path: Path) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def look(features: AnyFeatures, labels: Ints, member: Bools, persons: Ints, seed
     rng = np.random.default_rng([_STREAM, seed])
     width = int(np.prod(features.shape[1:])) if features.ndim > 1 else 1
     rows = _drawn(member, persons, max(width, 1), rng)
-    table = _table(take(features, rows), labels[rows], rng)
+    table = _table(features if len(rows) == len(features) else take(features, rows), labels[rows], rng)
     side, people = member[rows], persons[rows]
     near, expected, compared, note = _near_copies(table, side, people, rng)
     held, scores = _blind(table, labels[rows], side, people, seed)
@@ -144,13 +144,15 @@ def _table(features: AnyFeatures, labels: Ints, rng: np.random.Generator, most: 
         empty = np.empty((count, 0), dtype=np.float32)
         return _Table(_thinned(features, rng, most), _codes([labels], count), empty, np.zeros(count, int))
     frame = _frame(in_memory(features), count)
-    numbers, categories, texts = [], [labels], []
+    numbers, found = np.empty((count, frame.shape[1])), 0
+    categories, texts = [labels], []
     exact = np.zeros(count, dtype=np.int64)
     for name in range(frame.shape[1]):
         column = frame.iloc[:, name]
         values = _numeric(column)
         if values is not None:
-            numbers.append(values)
+            numbers[:, found] = values  # one by one: all of them beside the table would be another copy
+            found += 1
             continue
         words = column.astype("string").fillna("").to_numpy(dtype=object)
         coded = np.unique(words.astype(str), return_inverse=True)[1]
@@ -158,8 +160,7 @@ def _table(features: AnyFeatures, labels: Ints, rng: np.random.Generator, most: 
         categories.append(np.where(column.isna().to_numpy(), -1, coded))
         if np.mean([" " in word for word in words]) > 0.2:
             texts.append(words)
-    stacked = np.stack(numbers, axis=1) if numbers else np.empty((count, 0))
-    return _Table(_thinned(stacked, rng, most), _codes(categories, count), _words(texts, count), exact)
+    return _Table(_thinned(numbers[:, :found], rng, most), _codes(categories, count), _words(texts, count), exact)
 
 
 def _frame(features: Features, count: int) -> pd.DataFrame:

@@ -7,7 +7,7 @@ and fail of the policy's own judge: once with attacks that find nothing, once wi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -37,8 +37,11 @@ from privacy_gate.datamodel import (
     ThreatModel,
 )
 from privacy_gate.measure import FPRS, View, missing
-from privacy_gate.observe import GIVEN
-from privacy_gate.policy import Policy, decidability, judge
+from privacy_gate.observe import GIVEN, LABELS_ALONE, of_labels
+from privacy_gate.policy import CATALOG as RULES
+from privacy_gate.policy import Policy, decidability, judge, suite
+from privacy_gate.policy.contract import Effort
+from privacy_gate.policy.judge import POWER
 from privacy_gate.shadows.plan import IN_AND_OUT
 from privacy_gate.signals import PROBES
 from privacy_gate.validity.few_references import FEWEST, enough
@@ -121,6 +124,8 @@ class Rung:
     note      what else there is to say; "" for nothing
     chosen    whether the config asks for it
     proxy     whether its models are of another kind than the candidate
+    short     rules that an innocent model would pass there with more records than there are
+    fires     validity checks that fire there, whatever the records are
     """
 
     id: str
@@ -136,6 +141,8 @@ class Rung:
     note: str = ""
     chosen: bool = False
     proxy: bool = False
+    short: tuple[str, ...] = ()
+    fires: tuple[str, ...] = ()
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -149,17 +156,17 @@ def rungs(facts: Facts) -> list[Rung]:
     steps: dict[Kind, int] = {"none": 0, "folds": FOLDS, "versions": 1, "heads": HEADS}
     if kind in steps:
         steps[kind] = count
-    perfect = _Perfect.of(facts)
-    found = [_rung(one, many, facts, perfect, chosen=one == kind) for one, many in steps.items()]
+    persons = _Persons.of(facts)
+    found = [_rung(one, many, facts, persons, chosen=one == kind) for one, many in steps.items()]
     if kind == "shadows" and facts.proxy:
         # Beside those of the candidate's own kind: they decide more.
-        found.append(_rung(kind, count, facts, perfect, chosen=True))
+        found.append(_rung(kind, count, facts, persons, chosen=True))
     own = kind == "shadows" and not facts.proxy
     counts = sorted({*COUNTS, *([count] if own else [])})
-    return [*found, *(_rung("shadows", many, facts, perfect, chosen=own and many == count) for many in counts)]
+    return [*found, *(_rung("shadows", many, facts, persons, chosen=own and many == count) for many in counts)]
 
 
-def _rung(kind: Kind, count: int, facts: Facts, perfect: _Perfect, *, chosen: bool) -> Rung:
+def _rung(kind: Kind, count: int, facts: Facts, persons: _Persons, *, chosen: bool) -> Rung:
     proxy = facts.proxy if chosen else "" if kind != "heads" or facts.heads_own else "heads alone are refitted"
     by_lot = facts.by_lot if chosen else kind in ("heads", "shadows")
     view, thin = _view(count if kind != "none" else 0, facts, by_lot=by_lot, probed=kind in ("heads", "shadows"))
@@ -168,12 +175,11 @@ def _rung(kind: Kind, count: int, facts: Facts, perfect: _Perfect, *, chosen: bo
         note = "PyTorch candidates only"
         return Rung(kind, _title(kind, count), kind, 0, {}, nothing, nothing, nothing, False, None, note, chosen)
     findings = tuple(_findings(kind, count, proxy, facts, chosen))
-    innocent, guilty = (
-        judge(facts.policy, _evidence(view, thin, findings, facts, perfect if leaks else None))
-        for leaks in (False, True)
-    )
-    numbers = {id for id, can, _ in decidability(facts.policy, facts.members, facts.nonmembers) if not can}
-    passes = tuple(r.id for r in innocent.rules if r.status is RuleStatus.PASS and r.id not in numbers)
+    nothing_found = _evidence(view, thin, findings, facts, None)
+    innocent = judge(facts.policy, nothing_found)
+    guilty = judge(facts.policy, _evidence(view, thin, findings, facts, persons.perfect))
+    held = [r.id for r in innocent.rules if r.status is RuleStatus.PASS]
+    passes = tuple(id for id in held if id not in persons.lacking)
     blocking = [r.id for r in innocent.rules if r.action == "block" and r.status is not RuleStatus.NOT_APPLICABLE]
     leaves = tuple(id for id in blocking if id not in passes)
     return Rung(
@@ -190,6 +196,8 @@ def _rung(kind: Kind, count: int, facts: Facts, perfect: _Perfect, *, chosen: bo
         note=_note(kind, facts, findings, chosen),
         chosen=chosen,
         proxy=bool(proxy),
+        short=tuple(id for id in held if persons.lacking.get(id)),
+        fires=tuple(finding.check for finding in nothing_found.findings if _fires(finding, facts.policy)),
     )
 
 
@@ -204,6 +212,13 @@ def _findings(kind: Kind, count: int, proxy: str, facts: Facts, chosen: bool) ->
     # As in the check: ten folds of a number of records that ten does not divide are ten folds.
     if away and sum(away) / len(away) > facts.policy.validity_limits.get(_SIZE, SIZE) + 1e-9:
         yield Finding("shadow_fidelity", "fail", Invalidates.PASS, None, _SMALLER)
+
+
+def _fires(finding: Finding, policy: Policy) -> bool:
+    """Whether it takes the pass, as the policy reads it."""
+    if finding.status == "warn":
+        return policy.equivalence and not finding.informs
+    return finding.status == "fail" and finding.invalidates is not None
 
 
 def _title(kind: Kind, count: int) -> str:
@@ -380,6 +395,29 @@ class _Perfect:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Persons:
+    """What follows from the number of persons alone, and so is the same on every rung.
+
+    perfect  what attacks measure that find everything
+    lacking  rules that guessing attacks do not pass with so few: members and non-members that they take; {}: no number
+    """
+
+    perfect: _Perfect
+    lacking: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def of(cls, facts: Facts) -> _Persons:
+        policy = facts.policy
+        guessing = Effort(None, policy.alpha_pass, POWER, facts.members, facts.nonmembers)
+        lacking: dict[str, Mapping[str, int]] = {}
+        for id, can, _ in decidability(policy, facts.members, facts.nonmembers):
+            in_force, needed = policy.rule(id), RULES[id].needed
+            if not can and in_force is not None and needed is not None:
+                lacking[id] = needed(in_force.settings, guessing)
+        return cls(_Perfect.of(facts), lacking)
+
+
 def _evidence(view: View, thin: int, sound: Sequence[Finding], facts: Facts, perfect: _Perfect | None) -> Evidence:
     """What the policy would judge if every attack found nothing, or (`perfect`) everything."""
     outcomes = [outcome for id in facts.attacks for outcome in _outcomes(ATTACKS[id], view, perfect)]
@@ -449,45 +487,139 @@ def _risk(facts: Facts, perfect: _Perfect | None) -> RiskScores:
 # --- what would decide ----------------------------------------------------------------------------------------------
 
 
-def would_decide(ladder: Sequence[Rung], outcomes: Sequence[RuleOutcome], problem: str = "") -> tuple[str, ...]:
-    """What evidence would decide the blocking rules that stay open, cheapest first; () if none does.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Way:
+    """Evidence that there could be, beside more records.
 
-    problem  why no shadow can be trained as the config is
+    rung     with the changes that are named here
+    models   whether it is another rung than the config asks for
+    attacks  added to those that were asked for
+    scores   whether the candidate gives scores, which it does not now
     """
-    open_ = [o for o in outcomes if o.action == "block" and o.status is RuleStatus.INCONCLUSIVE]
-    chosen = next((rung for rung in ladder if rung.chosen), None)
-    if not open_ or chosen is None:
+
+    rung: Rung
+    models: bool = False
+    attacks: tuple[str, ...] = ()
+    scores: bool = False
+
+    @property
+    def can_pass(self) -> frozenset[str]:
+        """Rules that an innocent model would pass, with as many records as that takes."""
+        return frozenset((*self.rung.passes, *self.rung.short))
+
+    @property
+    def cost(self) -> tuple[int, ...]:
+        """For sorting: as few changes as can be; attacks cost less than models, and models less than other outputs."""
+        changes = self.models + bool(self.attacks) + self.scores
+        return changes, self.scores, self.models, self.rung.shadows, len(self.attacks)
+
+
+def would_decide(facts: Facts, outcomes: Sequence[RuleOutcome], findings: Sequence[Finding] = ()) -> tuple[str, ...]:
+    """What evidence would decide the blocking rules that stay open, cheapest first; () if there is nothing to say.
+
+    Numbers of records are named only where they, with what else is named, let an innocent model pass.
+
+    findings  of the validity checks
+    """
+    open_ = {o.id: o for o in outcomes if o.action == "block" and o.status is RuleStatus.INCONCLUSIVE}
+    if not open_:
         return ()
-    said = [*_more_models(ladder, chosen, {o.id for o in open_}, problem)]
-    said += [
-        f"{o.id}: about {o.needed['members']:,} members and {o.needed['nonmembers']:,} non-members"
-        for o in open_
-        if {"members", "nonmembers"} <= set(o.needed)
-    ]
+    persons = _Persons.of(facts)
+    ways = _ways(facts, persons, open_)
+    here = ways[0]
+    best = {id: next((way for way in ways if id in way.can_pass), None) for id in open_}
+    said = [*_inadmissible(facts, here, findings)]
+    gains = ((way, [id for id in open_ if best[id] is way]) for way in ways[1:])
+    said += [_changes(way, gained, ways) for way, gained in gains if gained]
+    if facts.problem and any(way is not None and way.models for way in best.values()):
+        said.append(f"for that the config needs a recipe under shadows.recipe: {facts.problem}")
+    for id, outcome in open_.items():
+        if (way := best[id]) is None:
+            continue
+        # What other evidence would measure is not known: the number is then that of attacks that only guess.
+        guessing = persons.lacking[id] if id in way.rung.short else {}
+        needed = outcome.needed or guessing if way is here else guessing
+        if {"members", "nonmembers"} <= set(needed):
+            also = "" if way is here else "also "
+            said.append(f"{id}: {also}about {needed['members']:,} members and {needed['nonmembers']:,} non-members")
+    if stuck := [id for id in here.rung.leaves if id in open_ and best[id] is None]:
+        said.append(f"no evidence of this kind lets {_listed(stuck)} pass: the finding says why")
     return tuple(said)
 
 
-def _more_models(ladder: Sequence[Rung], chosen: Rung, open_: set[str], problem: str) -> Iterator[str]:
-    """The fewest shadows that let rules pass which the evidence at hand never lets pass; and a comfortable number."""
-    steps = [rung for rung in ladder if rung.kind == "shadows" and not rung.chosen]
-    if chosen.kind == "shadows" and not chosen.proxy:
-        steps = [rung for rung in steps if rung.shadows > chosen.shadows]
-    gained = {rung.id: sorted(open_ & set(rung.passes) - set(chosen.passes)) for rung in steps}
-    useful = [rung for rung in steps if gained[rung.id]]
-    if not useful:
-        return
-    first = useful[0]
-    new = [id for id in first.runs if id not in chosen.runs]
-    text = f"{first.title} of the candidate's own recipe ({_duration(first.minutes)}) can decide "
-    text += f"{_listed(gained[first.id])}, which this evidence cannot"
-    if new:
+def _ways(facts: Facts, persons: _Persons, open_: Container[str]) -> list[_Way]:
+    """The evidence at hand, and what could be had instead without losing a rule that passes now, the cheapest first."""
+    kind, count = facts.chosen
+    fewer = count if kind == "shadows" and not facts.proxy else 0
+    found = []
+    for scores in (False, True) if LABELS_ALONE in facts.absent.values() else (False,):
+        for attacks in _additions(facts, open_):
+            then = _changed(facts, attacks, scores=scores)
+            found.append(_Way(_rung(kind, count, then, persons, chosen=True), False, attacks, scores))
+            more = [_rung("shadows", many, then, persons, chosen=False) for many in COUNTS if many > fewer]
+            found += [_Way(rung, True, attacks, scores) for rung in more]
+    # More can be less: a reference attack on two shadows makes the whole evidence inadmissible.
+    return sorted((way for way in found if found[0].can_pass <= way.can_pass), key=lambda way: way.cost)
+
+
+def _additions(facts: Facts, open_: Container[str]) -> list[tuple[str, ...]]:
+    """Attacks that could be added: none, those that the policy requires, and one with references if there is none."""
+    required = [
+        id
+        for rule in facts.policy.rules
+        if rule.id in open_
+        for id in getattr(rule.settings, "attacks", None) or ()
+        if id in ATTACKS and id not in facts.attacks
+    ]
+    wanted = tuple(dict.fromkeys(required))
+    found = [(), wanted]
+    if not any(_refers(id) for id in (*facts.attacks, *wanted)):
+        found.append((*wanted, next(id for id in suite("full") if _refers(id))))
+    return list(dict.fromkeys(found))
+
+
+def _refers(attack: str) -> bool:
+    return ThreatModel.REFERENCE in ATTACKS[attack].threat_models
+
+
+def _changed(facts: Facts, attacks: Sequence[str], *, scores: bool) -> Facts:
+    """With more attacks; and with scores, where there are labels alone."""
+    absent = dict(facts.absent)
+    if LABELS_ALONE in absent.values():
+        absent |= {name: LABELS_ALONE for id in attacks for name in ATTACKS[id].requires if not of_labels(name)}
+    if scores:
+        absent = {name: why for name, why in absent.items() if why != LABELS_ALONE}
+    return replace(facts, attacks=(*facts.attacks, *attacks), absent=absent)
+
+
+def _inadmissible(facts: Facts, here: _Way, findings: Sequence[Finding]) -> Iterator[str]:
+    """Checks that fired, and would fire on any rung; those that only ask for more records are told by their number."""
+    fired = [f.check for f in findings if _fires(f, facts.policy) and not f.informs and f.check not in here.rung.fires]
+    if fired:
+        yield f"nothing passes before that is mended which {_listed(fired)} found"
+
+
+def _changes(way: _Way, gained: Sequence[str], ways: Sequence[_Way]) -> str:
+    """What to change, and what that decides; and a comfortable number of shadows."""
+    rung, named = way.rung, []
+    if way.attacks:
+        named.append(f"{_listed(way.attacks)} added to attacks")
+    if way.scores:
+        named.append("one score per class instead of labels")
+    text = " and ".join(named)
+    if way.models:
+        beside = f", with {text}," if text else ""
+        text = f"{rung.title} of the candidate's own recipe ({_duration(rung.minutes)}){beside}"
+    text += f" can decide {_listed(gained)}, which no number of records alone lets pass"
+    if new := [id for id in rung.runs if id not in (*ways[0].rung.runs, *way.attacks)]:
         text += f": {_listed(new)} would run"
-    comfortable = next((r for r in useful[1:] if set(gained[r.id]) >= set(gained[first.id])), None)
-    if comfortable is not None:
-        text += f"; {comfortable.title} ({_duration(comfortable.minutes)}) find noticeably more"
-    yield f"{text}; say so in shadows.count"
-    if problem:
-        yield f"for that the config needs a recipe under shadows.recipe: {problem}"
+    if not way.models:
+        return text
+    alike = [other for other in ways if (other.attacks, other.scores) == (way.attacks, way.scores)]
+    larger = [o.rung for o in alike if o.models and o.rung.shadows > rung.shadows and set(gained) <= o.can_pass]
+    if larger:
+        text += f"; {larger[0].title} ({_duration(larger[0].minutes)}) find noticeably more"
+    return f"{text}; say so in shadows.count"
 
 
 def _duration(minutes: float | None) -> str:

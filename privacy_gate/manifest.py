@@ -29,6 +29,7 @@ from privacy_gate.features import (
     concat,
     digest,
     is_frame,
+    release_unused,
     row_hashes,
     settle,
     take,
@@ -346,8 +347,12 @@ def _same_columns(tables: Sequence[Table]) -> None:
 
 def _hashes(tables: Mapping[Role, Table]) -> dict[Role, NDArray[np.uint64]]:
     """Content hashes of the rows; of one common table, since 5 in one file is 5.0 in a file with a fraction."""
-    hashes = row_hashes(concat([table.features for table in tables.values()]), _label_codes(tables))
-    return _split(hashes, tables)
+    features, labels = [table.features for table in tables.values()], _label_codes(tables)
+    if all(is_frame(part) and part.dtypes.equals(cast("pd.DataFrame", features[0]).dtypes) for part in features):
+        # Of one type everywhere, each set is hashed as the common table would be, which need not be made.
+        parts = _split(labels, tables)
+        return {role: row_hashes(table.features, parts[role]) for role, table in tables.items()}
+    return _split(row_hashes(concat(features), labels), tables)
 
 
 def _label_codes(tables: Mapping[Role, Table]) -> Ints:
@@ -568,6 +573,9 @@ def load(
     kept = [tables[role] for role in roles if role in tables]
     count = {role: len(tables[role]) if role in tables and role in roles else 0 for role in Role}
     features = concat([table.features for table in kept])
+    # All that the sets are held by: from here on the records are in memory once.
+    tables, kept = {}, [replace(table, features=features) for table in kept]
+    release_unused()
     raw_labels = np.concatenate([table.labels for table in kept])
     given = None
     if manifest.person is not None:

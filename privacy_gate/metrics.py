@@ -108,6 +108,12 @@ def effective_size(hits: Bools, persons: Ints) -> float:
     independent records (with n/(n-1)), at most n. Both are taken with two pseudo-persons of mean size added, one
     all hits, one none: at 0 or 100 % hits the data say nothing of how alike one person's records are, and the
     pseudo-persons then make n the number of persons; with many persons they do not matter.
+
+    Where sizes differ, few persons can hold most of the variance, and m of them do not estimate it. Of a variance
+    that follows the squared sizes s the degrees of freedom are nu = (sum s^2)^2 / sum s^4 (Satterthwaite 1946). So it
+    is taken again with nu in the place of m, and pseudo-persons of size sqrt(sum s^4 / sum s^2), of which nu have the
+    same variance; the smaller result counts, but not below (sum s)^2 / sum s^2 (Kish 1965): that is the size when all
+    records of a person are alike, the worst case, and needs no estimate. Equal sizes have nu = m: nothing changes.
     """
     sizes = np.bincount(persons)
     present = sizes > 0
@@ -120,15 +126,27 @@ def effective_size(hits: Bools, persons: Ints) -> float:
 
 def _effective_sizes(caught: Floats, sizes: Ints, cell: Ints, cells: int) -> Floats:
     """`effective_size` of many sets at once: [cells] from persons [m] with `caught` hits in `sizes` records each."""
-    n, m = (np.bincount(cell, weights=w, minlength=cells) for w in (sizes, None))
-    mean_size = n / m
-    n_all, m_all = n + 2.0 * mean_size, m + 2.0
-    p = (np.bincount(cell, weights=caught, minlength=cells) + mean_size) / n_all
-    squares = np.bincount(cell, weights=np.square(caught - p[cell] * sizes), minlength=cells)
-    of_pseudo_persons = mean_size**2 * ((1.0 - p) ** 2 + p**2)
+    n, m = (np.bincount(cell, weights=w, minlength=cells).astype(np.float64) for w in (sizes, None))
+    if (m == n).all():
+        return n
+    squared = np.square(sizes.astype(np.float64))
+    squares, fourths = (np.bincount(cell, weights=w, minlength=cells) for w in (squared, squared * squared))
+    plain = _over_design_effect(caught, sizes, cell, n, m, n / m)
+    # Divided first, so that equal sizes give m and their size to the last bit.
+    typical = fourths / squares
+    sparing = _over_design_effect(caught, sizes, cell, n, squares / typical, np.sqrt(typical))
+    return np.asarray(np.where(m == n, n, np.minimum(plain, np.maximum(n * n / squares, sparing))))
+
+
+def _over_design_effect(caught: Floats, sizes: Ints, cell: Ints, n: Floats, m: Floats, pseudo: Floats) -> Floats:
+    """[cells] n over the design effect of as good as m persons, with two pseudo-persons of size `pseudo` [cells]."""
+    n_all, m_all = n + 2.0 * pseudo, m + 2.0
+    p = (np.bincount(cell, weights=caught, minlength=len(n)) + pseudo) / n_all
+    squares = np.bincount(cell, weights=np.square(caught - p[cell] * sizes), minlength=len(n))
+    of_pseudo_persons = pseudo**2 * ((1.0 - p) ** 2 + p**2)
     clustered = m_all / (m_all - 1.0) * (squares + of_pseudo_persons) / n_all**2
     independent = p * (1.0 - p) / (n_all - 1.0)
-    return np.asarray(np.where(m == n, n, n / np.maximum(1.0, clustered / independent)))
+    return np.asarray(n / np.maximum(1.0, clustered / independent))
 
 
 def _proportion(hits: Bools, persons: Ints, census: bool = False) -> Proportion:
@@ -1002,19 +1020,56 @@ def nonmembers_for_tpr(fpr: float, alpha: float) -> int:
     return max(needed, 1)
 
 
-def nonmembers_to_pass_tpr(fpr: float, limit: float, alpha: float, n_members: int) -> int | None:
-    """Fewest non-members with which an attack at chance (TPR = fpr) would as a rule pass `limit`.
+def nonmembers_to_pass_tpr(
+    fpr: float, limit: float, alpha: float, n_members: int, tpr: float | None = None
+) -> int | None:
+    """Fewest non-members with which an attack of `tpr` at `fpr` (None: at chance) would as a rule pass `limit`.
 
     "As a rule": with the hits that are expected, i.e. at about even odds. None: not with 10 million either.
     """
+    true = fpr if tpr is None else tpr
 
     def passes(n: int) -> bool:
         rank = rank_with_fpr_at_least(n, fpr, alpha / 2.0)
-        return rank is not None and clopper_pearson_upper(n_members * rank / (n + 1.0), n_members, alpha / 2.0) <= limit
+        if rank is None:
+            return False
+        hits = n_members * _binormal(rank / (n + 1.0), fpr, true)
+        return clopper_pearson_upper(hits, n_members, alpha / 2.0) <= limit
 
+    return _fewest(passes)
+
+
+def nonmembers_to_fail_tpr(fpr: float, limit: float, alpha: float, n_members: int, tpr: float) -> int | None:
+    """Fewest non-members with which an attack of `tpr` at `fpr` would as a rule be proven to exceed `limit`.
+
+    The same odds; None as well where so few members cannot prove it.
+    """
+    if clopper_pearson_lower(n_members * tpr, n_members, alpha / 2.0) <= limit:
+        return None
+
+    def proven(n: int) -> bool:
+        rank = rank_with_fpr_at_most(n, fpr, alpha / 2.0)
+        if rank is None:
+            return False
+        hits = n_members * _binormal(rank / (n + 1.0), fpr, tpr)
+        return clopper_pearson_lower(hits, n_members, alpha / 2.0) > limit
+
+    return _fewest(proven)
+
+
+def _binormal(at: float, fpr: float, tpr: float) -> float:
+    """The TPR at the FPR `at` of the ROC curve through (fpr, tpr) of two normal distributions of one variance.
+
+    The curve of a guess is the diagonal.
+    """
+    return at if tpr == fpr else float(special.ndtr(special.ndtri(at) + special.ndtri(tpr) - special.ndtri(fpr)))
+
+
+def _fewest(enough: Callable[[int], bool]) -> int | None:
+    """The fewest records that are enough, as far as more are enough too; None: not 10 million either."""
     high = 1
-    while not passes(high):
+    while not enough(high):
         if high >= MOST_RECORDS:
             return None
         high = min(2 * high, MOST_RECORDS)
-    return _smallest(high // 2, high, passes)
+    return _smallest(high // 2, high, enough)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from privacy_gate import thresholds
 from privacy_gate.attacks import Attack
-from privacy_gate.datamodel import Audit, Bools, Ints, Measurement, Observations, Scope, ThreatModel
+from privacy_gate.datamodel import Audit, Bools, Ints, Measurement, Observations, Scope, ThreatModel, threat_told
 from privacy_gate.errors import GateError
 from privacy_gate.metrics import Proportion, averaged, normal_deviate
 
@@ -130,7 +130,7 @@ def decisions(attack: Attack, seen: Observations, audit: Audit, seed: int) -> di
     withheld = seen.reveal(audit.member, np.zeros(seen.n, dtype=np.bool_))
     scores = np.asarray(attack.score(withheld), dtype=np.float64)
     if not attack.thresholded:
-        return {f"{attack.id}, {attack.threat_models[0].value}": [scores > 0]}
+        return {", ".join([attack.id, *threat_told(attack.threat_models[0], None)]): [scores > 0]}
     folds = thresholds.person_folds(audit.member, audit.persons, seed, repeats=_REPEATS)
     return {
         f"{attack.id}, {ThreatModel.KNOWN_SUBSET.value}, {scope.value}": thresholds.cross_fit(

@@ -16,7 +16,7 @@ from privacy_gate import annex
 from privacy_gate.baseline import Anchor, Subject, anchor, member_list, regression
 from privacy_gate.causes.influence import influences
 from privacy_gate.causes.suspects import label_noise_suspects, outlier_suspects
-from privacy_gate.closing import Known, Outcome, conclude, judged, known, spent, trace, undone
+from privacy_gate.closing import Known, Outcome, conclude, judged, known, set_aside, spent, trace, undone
 from privacy_gate.comparison import alternatives, benchmark, suggested
 from privacy_gate.datamodel import (
     AttackResult,
@@ -26,22 +26,22 @@ from privacy_gate.datamodel import (
     Observations,
     Outputs,
     Regression,
-    RuleStatus,
     Verdict,
 )
 from privacy_gate.errors import EvaluationFailed, GateError, StorageFailed, UsageError
 from privacy_gate.evaluate import HIGH_SCORE, evaluate
 from privacy_gate.inputs import look
-from privacy_gate.ladder import rungs, would_decide
+from privacy_gate.ladder import would_decide
 from privacy_gate.manifest import Dataset
 from privacy_gate.observe import Observed, from_file, observe
 from privacy_gate.policy import Policy, judge, notes
 from privacy_gate.policy.attempts import attempt_number
 from privacy_gate.preparation import Prepared, Progress, Silent, config_of, evaluated, facts, gather, prepare
 from privacy_gate.registry import RESTRICTED_FOLDER
-from privacy_gate.reports import clear, document
+from privacy_gate.reports import document
 from privacy_gate.reports.assemble import shadows as describe_shadows
 from privacy_gate.request import CheckRequest
+from privacy_gate.shadows.draw import draw
 from privacy_gate.shadows.store import Store
 from privacy_gate.storage import private_dir
 from privacy_gate.terms import Terms, settle, store_path
@@ -55,8 +55,7 @@ def check(request: CheckRequest, progress: Progress | None = None, *, compare: b
     """
     watch = progress or Silent()
     began = time.time()
-    clear(request.out)
-    annex.clear(request.out / RESTRICTED_FOLDER)
+    set_aside(request.out)
     terms = settle(request)
     _require_folder(request.out)
     parts = known(request, terms.policy)
@@ -70,7 +69,7 @@ def check(request: CheckRequest, progress: Progress | None = None, *, compare: b
                 evidence = _judge_model(request, terms, store, work, parts, watch, compare)
         policy = spent(terms.policy, evidence.attempt)
         verdict = judge(policy, evidence, waivers=terms.waivers, model=parts.model, today=terms.today)
-        parts.add(would_decide=_would_decide(parts, verdict))
+        parts.add(would_decide=_would_decide(parts, verdict, evidence))
     except UsageError:
         raise
     except GateError as error:
@@ -145,11 +144,9 @@ def _judge_model(
     return evidence
 
 
-def _would_decide(parts: Known, verdict: Verdict) -> tuple[str, ...]:
+def _would_decide(parts: Known, verdict: Verdict, evidence: Evidence) -> tuple[str, ...]:
     """What evidence would decide the rules that stay open; of predictions alone nobody can say."""
-    if parts.evidence is None or not any(o.status is RuleStatus.INCONCLUSIVE for o in verdict.rules):
-        return ()
-    return would_decide(rungs(parts.evidence), verdict.rules, parts.evidence.problem)
+    return () if parts.evidence is None else would_decide(parts.evidence, verdict.rules, evidence.findings)
 
 
 def _rows(dataset: Dataset, audit: Audit, seen: Observations, evidence: Evidence) -> annex.Rows | None:
@@ -173,9 +170,10 @@ def _rows(dataset: Dataset, audit: Audit, seen: Observations, evidence: Evidence
 
 
 def _attempt(ready: Prepared, policy: Policy, parts: Known) -> int:
-    """Which evaluation of this model on other data or seeds this is, as far as the registry remembers."""
+    """Which evaluation of this model on other data, seeds or shadows this is, as far as the registry remembers."""
     remembered = ready.registry.attempts(ready.candidate)
-    number = attempt_number(remembered.attempts or (), ready.dataset.digest, parts.seed)
+    parts.references = draw(ready.plan, ready.task, ready.loaded, ready.models)
+    number = attempt_number(remembered.attempts or (), ready.dataset.digest, parts.seed, parts.references)
     levels = spent(policy, number)
     parts.add(
         attempt=document.Attempt(

@@ -45,14 +45,15 @@ from privacy_gate.reports import wording
 from privacy_gate.request import CheckRequest, Config, LoadedModel
 from privacy_gate.sandbox import examine, probe
 from privacy_gate.sandbox.choice import MODEL, choose, explained, require_unchanged, warning
-from privacy_gate.sandbox.declared import agreed, form_of, in_order
+from privacy_gate.sandbox.declared import agreed, form_of, in_order, left_out
+from privacy_gate.sandbox.mlmodel import flavors, read_mlmodel
 from privacy_gate.sandbox.outputs import Form
 from privacy_gate.sandbox.runtime import Runtime
 from privacy_gate.shadows import pace
 from privacy_gate.shadows import plan as plans
 from privacy_gate.shadows.recipes import choose as recipe_of
 from privacy_gate.shadows.recipes import wants_seen
-from privacy_gate.shadows.recipes.clone import unseen
+from privacy_gate.shadows.recipes.clone import UNSAVED, require_params, unseen
 from privacy_gate.shadows.recipes.command import ready as require_command
 from privacy_gate.shadows.recipes.load import finished
 from privacy_gate.shadows.store import Store
@@ -112,6 +113,7 @@ class Prepared:
     task      what the shadows are trained with; None where they are loaded or not wanted
     plain     the same without the defence of the training; None where there is none
     loaded    answers of loaded shadows
+    models    digests of the models that gave them; () for finished answers
     stops     (URI, model) of the checkpoints of the early-stopping benchmark, in the order of training
     score_seconds  that the candidate's process took, its start included; None: not measured
     """
@@ -134,6 +136,7 @@ class Prepared:
     task: TrainingTask | None
     plain: TrainingTask | None = None
     loaded: tuple[Outputs, ...] = ()
+    models: tuple[str, ...] = ()
     probes: Mapping[str, Floats] = field(default_factory=dict)
     given: Mapping[str, Floats] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
@@ -178,6 +181,7 @@ def prepare(
         watch.stage(warning(runtime))  # now: what is loaded next may fail for that reason
     if config.shadows.count and config.shadows.recipe.command is not None:
         require_command(config.shadows.recipe, request.config_dir, runtime)  # before minutes of scoring, not after
+    _require_params(config, candidate)
     stops = () if config.frontier is None else _stops(registry, config.frontier.checkpoints, work)
     tagged = declared(candidate.tags)
     defences = terms.defences or tagged.defences or NOTHING
@@ -233,6 +237,7 @@ def prepare(
     labelled = target.kind == "probabilities" and target.resolution * scored.queries >= 1
     if description.recipe is not None and _clones(config):
         parts.add(limitations=(*parts.found.get("limitations", ()), *unseen(description.recipe, config.shadows.recipe)))
+    parts.add(limitations=(*parts.found.get("limitations", ()), *left_out(config.output)))
     if target.labels_only:
         _tell_labels_alone(terms, parts)
     if dataset.twins:
@@ -253,7 +258,7 @@ def prepare(
         labels=labels,
         classes=classes,
         target=target,
-        form=Form("labels" if labelled else target.kind, classes, form.positive),
+        form=Form("labels" if labelled else target.kind, classes, form.positive, column=form.column),
         runtime=runtime,
         beside=beside,
         defences=defences,
@@ -322,6 +327,14 @@ def _clones(config: Config) -> bool:
     """Whether shadows are clones of the candidate."""
     recipe = config.shadows.recipe
     return config.shadows.count > 0 and recipe.load is None and recipe_of(recipe).id == "clone"
+
+
+def _require_params(config: Config, candidate: Candidate) -> None:
+    """UsageError where a clone would lack the settings that XGBoost's file loses: before minutes of scoring."""
+    if candidate.flavor == "xgboost" and _clones(config):
+        made = flavors(read_mlmodel(candidate.snapshot)).get(candidate.flavor, {}).get("model_class")
+        if made in UNSAVED:
+            require_params(config.shadows.recipe)
 
 
 def _needs_scores(attack: str) -> bool:
@@ -491,7 +504,7 @@ def _loaded(
         ),
     )
     reasons = "; ".join(reason for reason in (proxy_of(config), found.plan.proxy) if reason)
-    return replace(ready, plan=replace(found.plan, proxy=reasons), loaded=found.outputs)
+    return replace(ready, plan=replace(found.plan, proxy=reasons), loaded=found.outputs, models=found.models)
 
 
 def proxy_of(config: Config) -> str:

@@ -97,8 +97,11 @@ class Preview:
         yield from table(self.ladder)
         for warning in self.warnings:
             yield f"warning  {warning}"
-        for _, decidable, sentence in self.rules:
-            yield f"{'decides ' if decidable else 'CANNOT  '} {sentence}"
+        chosen = next((rung for rung in self.ladder if rung.chosen), None)
+        for id, decidable, sentence in self.rules:
+            elsewhere = decidable and chosen is not None and id not in chosen.passes
+            also = "; for a pass this rung lacks more than records: see the ladder" if elsewhere else ""
+            yield f"{'decides ' if decidable and not elsewhere else 'CANNOT  '} {sentence}{also}"
 
 
 def table(ladder: Sequence[Rung]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 API_VERSION: Literal["privacy-gate/v1"] = "privacy-gate/v1"
 
@@ -148,7 +148,10 @@ class TorchTraining(Settings):
     sampler: Literal["shuffle", "balanced"] = Field(
         "shuffle", description="balanced: classes equally often, with replacement"
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="bfloat16, float16: autocast; in float16, the loss is scaled so that no gradient vanishes",
+    )
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient of a batch")
     initial: str | None = Field(
         None, description="a state_dict that training started from, a file written by torch.save"
@@ -276,11 +279,35 @@ class Output(Settings):
     positive: str | int | float | bool | None = Field(
         None, description="class that a one-column score is about; default: the second one"
     )
+    column: str | int | list[str | int] | None = Field(
+        None,
+        description="the one column that is read: its name or, in an array, its index from 0; or a list, one column per"
+        " class in the order of classes",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("column", mode="before")
+    @classmethod
+    def _names_or_indices(cls, value: Any) -> Any:
+        listed = value if isinstance(value, list) else [value]
+        if value is not None and not all(type(one) is str or (type(one) is int and one >= 0) for one in listed):
+            raise ValueError("a column is a name, in quotes if it looks like something else, or an index from 0")
+        if isinstance(value, list) and (len(value) < 2 or len(set(value)) < len(value)):
+            raise ValueError("a list names a column for each of two or more classes, none of them twice")
+        return value
+
+    @model_validator(mode="after")
+    def _one_per_class(self) -> Output:
+        if isinstance(self.column, list):
+            if self.classes is not None and len(self.classes) != len(self.column):
+                raise ValueError(f"column: lists {len(self.column)} columns, classes: {len(self.classes)} classes")
+            if self.positive is not None:
+                raise ValueError("positive: says what a one-column score is about; column: lists one per class")
+        return self
 
 
 class AuditSample(Settings):

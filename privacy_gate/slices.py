@@ -14,20 +14,31 @@ from privacy_gate.datamodel import Audit, Bools, Floats, Observations, Slice
 CLASS, DIFFICULTY = "class", "difficulty"
 HARDEST = "hardest tenth"
 SIGNAL = "logit_confidence"
+FEWEST = 10  # persons on a side; of fewer a shared report does not speak
 
 
-def slices(audit: Audit, observations: Observations, fewest: int = 20) -> tuple[Slice, ...]:
+def slices(audit: Audit, observations: Observations, fewest: int = FEWEST) -> tuple[Slice, ...]:
     """All parts with at least `fewest` member and non-member persons, sorted by what they are parts of and by name.
 
     A part that holds all records is none. A declared group called `class` or `difficulty` is named `group class`, ...
     """
+    return tuple(part for part in _parts(audit, observations) if min(part.members, part.nonmembers) >= fewest)
+
+
+def left_out(audit: Audit, observations: Observations, fewest: int = FEWEST) -> tuple[Slice, ...]:
+    """The parts with members that `slices` leaves out, in the same order: nothing is known of how they leak."""
+    parts = _parts(audit, observations)
+    return tuple(part for part in parts if part.members and min(part.members, part.nonmembers) < fewest)
+
+
+def _parts(audit: Audit, observations: Observations) -> list[Slice]:
+    """All parts, sorted by what they are parts of and by name; one that holds all records is none."""
     found = (
         Slice(by, value, rows, *_persons(audit, rows))
         for by, value, rows in _candidates(audit, observations)
         if not rows.all()
     )
-    large = (part for part in found if min(part.members, part.nonmembers) >= fewest)
-    return tuple(sorted(large, key=lambda part: (part.by, part.value)))
+    return sorted(found, key=lambda part: (part.by, part.value))
 
 
 def _candidates(audit: Audit, observations: Observations) -> Iterator[tuple[str, str, Bools]]:

@@ -1,4 +1,7 @@
-"""Features far larger than memory, of which the disk holds next to nothing: sparse files, and a model of them."""
+"""Features far larger than memory, of which the disk holds next to nothing: sparse files, and a model of them.
+
+And a typed frame, which memory must hold.
+"""
 
 from __future__ import annotations
 
@@ -76,6 +79,43 @@ def team(folder: Path, gib: float, **changes: Any) -> str:
         "attacks": ["correctness", "confidence", "entropy", "modified_entropy"],
         "shadows": {"count": 0},
         **changes,
+    }
+    (folder / "privacy-gate.yaml").write_text(yaml.safe_dump(config))
+    return uri
+
+
+COLUMNS = 2048  # float64 numbers per record of a frame: 16 KiB
+
+
+def frames(folder: Path, gib: float) -> str:
+    """As `team`, of Parquet files with `gib` GiB of numbers, and a tree that learned the members by heart."""
+    import mlflow
+    import pandas as pd
+    from sklearn.compose import ColumnTransformer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.tree import DecisionTreeClassifier
+
+    count = int(gib * GIB / (COLUMNS * 8) / 2)
+    names = [f"c{i}" for i in range(COLUMNS)]
+    for seed, name in ((2, "nonmembers"), (1, "members")):
+        rng = np.random.default_rng(seed)
+        table = pd.DataFrame(rng.normal(size=(count, COLUMNS)), columns=names)
+        table["y"] = (table["c0"] + 2 * rng.normal(size=count) > 0).astype(np.int64)
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    columns = ColumnTransformer([("told", "passthrough", names[:TOLD])])
+    model = make_pipeline(columns, DecisionTreeClassifier(random_state=0)).fit(table[names], table["y"])
+    uri = embedded_registry(folder)
+    with tracking(uri), mlflow.start_run():
+        mlflow.sklearn.log_model(
+            model, name="model", registered_model_name="large", pip_requirements=[], serialization_format="cloudpickle"
+        )
+    config = {
+        "apiVersion": "privacy-gate/v1",
+        "model": "models:/large/1",
+        "tracking_uri": uri,
+        "data": {"members": "members.parquet", "nonmembers": "nonmembers.parquet", "label": "y"},
+        "attacks": ["correctness", "confidence", "entropy", "modified_entropy"],
+        "shadows": {"count": 0},
     }
     (folder / "privacy-gate.yaml").write_text(yaml.safe_dump(config))
     return uri

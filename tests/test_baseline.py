@@ -12,7 +12,7 @@ import pytest
 
 from privacy_gate import baseline, manifest
 from privacy_gate.baseline import Anchor, Subject, anchor, member_list, pseudonym_key
-from privacy_gate.datamodel import AttackResult, Audit, Description, Outputs, Scope, ThreatModel
+from privacy_gate.datamodel import AttackResult, Audit, Description, Outputs, Role, Scope, ThreatModel
 from privacy_gate.errors import CandidateNotFound, DataError, UsageError
 from privacy_gate.metrics import balanced_accuracy
 from privacy_gate.pairs import gain, paired_difference
@@ -209,6 +209,16 @@ def test_the_same_people_have_the_same_pseudonyms_in_every_run_of_one_key(tmp_pa
 def test_a_sample_of_the_members_is_no_complete_list(tmp_path):
     dataset, people = loaded(tmp_path, np.arange(100), np.arange(100, 200))
     assert not member_list(replace(dataset, train_size=101), people, KEY, "").complete
+
+
+def test_dropped_copies_leave_the_list_complete(tmp_path):
+    """A record on both sides is left out of both. For one of them a model was never compared in pairs again."""
+    dataset, people = loaded(tmp_path, np.arange(100), np.arange(99, 200))
+    assert (dataset.members, dataset.train_size, sum(dataset.removed.values())) == (99, 100, 2)
+    assert member_list(dataset, people, KEY, "").complete
+    assert not member_list(replace(dataset, train_size=102), people, KEY, "").complete
+    assert not member_list(replace(dataset, sampled={Role.MEMBERS: (98, 99)}), people, KEY, "").complete
+    assert member_list(replace(dataset, sampled={Role.MEMBERS: (99, 99)}), people, KEY, "").complete
 
 
 def test_a_person_column_is_not_forgotten(tmp_path):
@@ -422,7 +432,7 @@ def test_both_models_are_attacked_on_the_same_people(people, world, sandboxed):
     assert (found.members, found.nonmembers) == ((100, 125) if people else (200, 250))
     names = [name for name, _ in found.differences]
     assert names == [
-        "correctness, shadow",
+        "correctness",
         *(f"{id}, known-subset, {scope}" for id in ("confidence", "modified_entropy") for scope in Scope),
     ]
     # On noise a full tree answers 1.0 for its own records and is at chance elsewhere; a regression learns nothing.
@@ -435,7 +445,7 @@ def test_the_differences_are_what_the_people_in_common_say(world):
     """correctness by hand: a member is called one when the model is right about them."""
     approve(world, 1)
     given = subject(world)
-    found = dict(compared(world, find(world), given).differences)["correctness, shadow"]
+    found = dict(compared(world, find(world), given).differences)["correctness"]
     rows = np.concatenate([np.arange(100, 300), np.arange(800, 1050)])
     with np.load(data_file(world.folder / "x.npz", rows)) as arrays:
         right = {v: model.predict(arrays["x"]) == arrays["y"] for v, model in world.models.items()}
@@ -535,6 +545,11 @@ def test_a_report_alone_is_compared_unpaired(world):
     assert not found.paired
     assert len(found.differences) == 1
     assert "only a report was given" in found.note
+    assert "could not be compared" not in found.note
+    more = (stored_outcome(0.7), replace(stored_outcome(0.7), id="boosting"))
+    missed = compared(world, find(world, str(world.report(1))), outcomes=more)
+    assert missed.differences[0][0] == found.differences[0][0]
+    assert "boosting could not be compared: no report of the reference has them" in missed.note
 
 
 def test_the_model_itself_has_not_changed(world):
@@ -572,7 +587,7 @@ def test_the_same_defence_stands_before_both(world):
     label_only = configure({"output_coarsening": {"label_only": True}})
     found = dict(compared(world, find(world), defences=label_only).differences)
     plain = dict(compared(world, find(world)).differences)
-    assert found["correctness, shadow"].value == plain["correctness, shadow"].value
+    assert found["correctness"].value == plain["correctness"].value
     assert found["confidence, known-subset, global"].value != plain["confidence, known-subset, global"].value
 
 
@@ -603,11 +618,11 @@ def test_a_champion_in_mlflow_is_found_with_its_people(models, tmp_path):
                 )
         mlflow.MlflowClient().set_registered_model_alias("churn", "champion", "1")
     world = World(open_registry(uri, None), tmp_path, models[1])
-    approve(world, 1, data_sha256="d" * 64, seed=0, exit_code=0)
+    approve(world, 1, data_sha256="d" * 64, references="s", seed=0, exit_code=0)
     found = find(world)
     assert found.notes == ()
     result = compared(world, found)
     assert (result.paired, result.members, result.nonmembers, result.note) == (True, 200, 250, "")
-    assert attempt_number(world.registry.attempts(found.model).attempts, "d" * 64, 0) == 1
-    assert attempt_number(world.registry.attempts(found.model).attempts, "d" * 64, 1) == 2
-    assert attempt_number(world.registry.attempts(subject(world).candidate).attempts, "d" * 64, 1) == 1
+    assert attempt_number(world.registry.attempts(found.model).attempts, "d" * 64, 0, "s") == 1
+    assert attempt_number(world.registry.attempts(found.model).attempts, "d" * 64, 1, "s") == 2
+    assert attempt_number(world.registry.attempts(subject(world).candidate).attempts, "d" * 64, 1, "s") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from privacy_gate import evaluate as module
@@ -11,6 +12,7 @@ from privacy_gate.datamodel import Invalidates
 from privacy_gate.evaluate import evaluate
 from privacy_gate.measure import View
 from privacy_gate.observe import Observed
+from privacy_gate.risk.ranking import AtRisk
 from tests.worlds import gaussian_world, pool_of
 
 ATTACKS = ["correctness", "confidence", "modified_entropy", "lira"]
@@ -37,6 +39,17 @@ def test_risk_is_judged_by_one_estimator_and_shown_by_others() -> None:
     assert found.evidence.risk.estimator == "calibrated"
     assert [risk.estimator for risk in found.shown_risk] == ["song2021"]
     assert found.warnings == ()
+
+
+def test_whom_the_estimate_misses_and_what_no_slice_holds_reach_the_rules() -> None:
+    world, audit = observed()
+    wards = np.where(np.arange(400) < 3, "small", "large")
+    evidence = evaluate(world, replace(audit, groups={"ward": wards}), ATTACKS, 0, candidates=400).evidence
+    assert evidence.left_out == (("ward", "small"),)
+    assert evidence.risk is not None
+    for high in evidence.risk.high:
+        assert isinstance(high.attributable, AtRisk)
+        assert len(high.attributable.tops) == 2
 
 
 def test_an_estimator_that_breaks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

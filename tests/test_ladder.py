@@ -1,5 +1,6 @@
 """The ladder says of each kind of evidence what runs on it and what it can decide; nobody wrote that down by name."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,15 +8,30 @@ import numpy as np
 import pytest
 
 from privacy_gate.attacks import CATALOG as ATTACKS
-from privacy_gate.datamodel import AttackResult, AttackSkipped, Audit, Outputs, RuleStatus, ShadowPlan, ThreatModel
+from privacy_gate.datamodel import (
+    AttackResult,
+    AttackSkipped,
+    Audit,
+    Finding,
+    Invalidates,
+    Outputs,
+    RuleStatus,
+    ShadowPlan,
+    ThreatModel,
+)
 from privacy_gate.ladder import Facts, rungs, would_decide
 from privacy_gate.measure import measure
-from privacy_gate.observe import from_shadows, observe
-from privacy_gate.policy import resolve, suite
+from privacy_gate.observe import LABELS_ALONE, from_shadows, observe, of_labels
+from privacy_gate.policy import decidability, resolve, suite
 from privacy_gate.preview import table
 from privacy_gate.signals import PROBES
 
 TABULAR = dict.fromkeys(ATTACKS["augmentation"].requires, "copies of images")
+SCORES = [
+    name
+    for name in sorted({"logit_confidence"}.union(*(ATTACKS[id].requires for id in suite("full"))))
+    if not of_labels(name)
+]
 REFERENCE = {"lira", "rmia", "difficulty_calibration"}
 LEARNT = {"shokri_nn", "salem_nn"}  # they have no other threat model than that of shadows
 
@@ -215,33 +231,171 @@ def rule(id, status=RuleStatus.INCONCLUSIVE, action="block", needed=None):
 
 
 def test_the_report_names_the_cheapest_evidence_that_decides():
-    ladder = rungs(facts(chosen=("none", 0), run_seconds=60.0))
-    (text,) = would_decide(ladder, [rule("PG103"), rule("PG501"), rule("PG101", RuleStatus.FAIL)])
+    bare = facts(chosen=("none", 0), run_seconds=60.0)
+    (text,) = would_decide(bare, [rule("PG103"), rule("PG501"), rule("PG101", RuleStatus.FAIL)])
     assert text.startswith("4 shadows of the candidate's own recipe (about 4 minutes) can decide PG103 and PG501")
     assert "lira, rmia" in text
     assert "16 shadows (about 16 minutes)" in text
-    assert would_decide(ladder, [rule("PG101", RuleStatus.FAIL), rule("PG103", RuleStatus.PASS)]) == ()
-    assert would_decide(ladder, [rule("PG103", action="warn")]) == ()
+    assert would_decide(bare, [rule("PG101", RuleStatus.FAIL), rule("PG103", RuleStatus.PASS)]) == ()
+    assert would_decide(bare, [rule("PG103", action="warn")]) == ()
 
 
 def test_more_records_are_named_where_models_do_not_help():
-    ladder = rungs(facts())
-    assert would_decide(ladder, [rule("PG101")]) == ()
-    (text,) = would_decide(ladder, [rule("PG101", needed={"members": 4600, "nonmembers": 4600})])
+    assert would_decide(facts(), [rule("PG101")]) == ()
+    (text,) = would_decide(facts(), [rule("PG101", needed={"members": 4600, "nonmembers": 4600})])
     assert text == "PG101: about 4,600 members and 4,600 non-members"
 
 
 def test_where_no_shadow_can_be_trained_the_report_says_so():
-    ladder = rungs(facts(chosen=("none", 0)))
-    first, second = would_decide(ladder, [rule("PG103")], "the candidate cannot be cloned")
+    first, second = would_decide(facts(chosen=("none", 0), problem="it cannot be cloned"), [rule("PG103")])
     assert "minutes unknown" in first
-    assert second.endswith("the candidate cannot be cloned")
+    assert second.endswith("it cannot be cloned")
+    (text,) = would_decide(
+        facts(problem="it cannot be cloned"), [rule("PG101", needed={"members": 9, "nonmembers": 9})]
+    )
+    assert text.startswith("PG101")
 
 
 def test_proxies_are_told_to_take_the_candidates_own_recipe():
-    ladder = rungs(facts(chosen=("shadows", 16), proxy="declared"))
-    (text,) = would_decide(ladder, [rule("PG101"), rule("PG502")])
+    proxies = facts(chosen=("shadows", 16), proxy="declared")
+    (text,) = would_decide(proxies, [rule("PG101", needed={"members": 4600, "nonmembers": 4600}), rule("PG502")])
     assert text.startswith("4 shadows of the candidate's own recipe")
+
+
+LABELS = {**TABULAR, **dict.fromkeys(SCORES, LABELS_ALONE)}
+PLENTY = {"members": 2000, "nonmembers": 2000}
+FEW = {"members": 171, "nonmembers": 170, "records": (400, 400), "train_size": 400}
+COUNTED = {"PG102": (2913, 2913), "PG103": (342, 298), "PG104": (1368, 844)}
+
+
+def opened(*ids):
+    """These rules, open; with as many records as the verdict suggested."""
+    counts = {id: dict(zip(("members", "nonmembers"), COUNTED[id], strict=True)) for id in ids if id in COUNTED}
+    return [rule(id, needed=counts.get(id)) for id in ids]
+
+
+def test_two_attacks_without_shadows_are_told_what_is_missing():
+    short = facts(chosen=("none", 0), attacks=("correctness", "confidence"), **FEW)
+    first, *counts = would_decide(short, opened("PG103", "PG104", "PG501"))
+    assert first.startswith(
+        "4 shadows of the candidate's own recipe (minutes unknown), with entropy, modified_entropy and lira added to "
+        "attacks, can decide PG103, PG104 and PG501, which no number of records alone lets pass"
+    )
+    assert counts == [
+        "PG103: also about 342 members and 298 non-members",
+        "PG104: also about 1,368 members and 844 non-members",
+    ]
+    plenty = replace(short, **PLENTY)
+    assert len(would_decide(plenty, opened("PG103", "PG104", "PG501"))) == 1
+
+
+def test_with_shadows_an_attack_with_references_is_enough():
+    metric = facts(attacks=("correctness", "confidence", "entropy", "modified_entropy"))
+    assert would_decide(metric, opened("PG103", "PG104", "PG501")) == (
+        "lira added to attacks can decide PG103, PG104 and PG501, which no number of records alone lets pass",
+    )
+    # Two shadows are too few for it: with lira alone nothing would pass any more.
+    (text,) = would_decide(replace(metric, chosen=("shadows", 2)), opened("PG103"))
+    assert text.startswith("4 shadows of the candidate's own recipe (minutes unknown), with lira added to attacks, ")
+
+
+def test_evidence_that_would_cost_a_pass_is_not_named():
+    """Four shadows let the required attacks run, and `strict` then takes nothing for a pass."""
+    many = {"members": 20_000, "nonmembers": 20_000, "records": (20_000, 20_000), "train_size": 20_000}
+    (text,) = would_decide(facts(policy=resolve("strict"), chosen=("none", 0), **many), opened("PG501"))
+    assert text.startswith("16 shadows of the candidate's own recipe")
+
+
+def test_labels_alone_are_told_to_become_scores():
+    known = facts(chosen=("shadows", 2), absent=LABELS, **FEW)
+    said = would_decide(known, opened("PG102", "PG103", "PG104", "PG201", "PG501"))
+    assert said[0].startswith(
+        "4 shadows of the candidate's own recipe (minutes unknown), with one score per class instead of labels, can "
+        "decide PG103, PG104, PG201 and PG501, which no number of records alone lets pass: confidence, entropy"
+    )
+    assert said[1:4] == (
+        "PG102: about 2,913 members and 2,913 non-members",
+        "PG103: also about 342 members and 298 non-members",
+        "PG104: also about 1,368 members and 844 non-members",
+    )
+    (text,) = would_decide(replace(known, chosen=("shadows", 16), **PLENTY), opened("PG103", "PG201"))
+    assert text.startswith("one score per class instead of labels can decide PG103 and PG201")
+    # An attack that nobody asked for does not get the scores either.
+    (text,) = would_decide(facts(attacks=("correctness",), absent=LABELS), [rule("PG103")])
+    assert text.startswith("lira added to attacks and one score per class instead of labels can decide PG103")
+
+
+def test_what_nothing_mends_is_said_and_what_must_be_mended_first():
+    why = {"absent": {**TABULAR, "noise_robustness": "the probe failed"}, "failed": frozenset({"noise_robustness"})}
+    (text,) = would_decide(facts(**why), [rule("PG501")])
+    assert text == "no evidence of this kind lets PG501 pass: the finding says why"
+    fired = [
+        Finding("duplicates", "fail", Invalidates.BOTH, 0.2, "a fifth"),
+        Finding("power", "fail", Invalidates.PASS, 0.0, "too few", informs=True),
+        Finding("two_sample", "warn", Invalidates.BOTH, 0.0, "perhaps"),
+    ]
+    several = [rule("PG101", needed={"members": 4600, "nonmembers": 4600}), rule("PG502")]
+    first, second = would_decide(facts(), several, fired)
+    assert first == "nothing passes before that is mended which duplicates found"
+    assert second.startswith("PG101: about")
+    strict = replace(facts(), policy=resolve("strict"))
+    assert would_decide(strict, [rule("PG502")], fired)[0].endswith("duplicates and two_sample found")
+    # What the rung itself makes fire is mended by another rung.
+    proxies = facts(proxy="declared")
+    fired = [Finding("proxy_shadows", "fail", Invalidates.PASS, None, "declared")]
+    assert len(would_decide(proxies, [rule("PG502")], fired)) == 1
+
+
+def followed(given, said):
+    """The facts as they are once everything was done that the report says."""
+    for text in said:
+        if counts := re.fullmatch(r"PG\d+: (?:also )?about ([\d,]+) members and ([\d,]+) non-members", text):
+            members, others = (int(count.replace(",", "")) for count in counts.groups())
+            given = replace(given, members=max(given.members, members), nonmembers=max(given.nonmembers, others))
+            continue
+        what, _, _ = text.partition(" can decide ")
+        if shadows := re.match(r"(\d+) shadows of the candidate's own recipe", what):
+            given = replace(given, chosen=("shadows", int(shadows[1])), proxy="", by_lot=True, sizes=())
+        if "added to attacks" in what:
+            words = re.findall(r"[a-z_]+", what.partition(" added to attacks")[0])
+            added = [word for word in words if word in ATTACKS.names() and word not in given.attacks]
+            given = replace(given, attacks=(*given.attacks, *added))
+        if "one score per class" in what:
+            given = replace(given, absent={name: why for name, why in given.absent.items() if why != LABELS_ALONE})
+    return given
+
+
+@pytest.mark.parametrize("absent", [TABULAR, LABELS], ids=["scores", "labels"])
+@pytest.mark.parametrize(
+    "attacks", [suite("full"), suite("fast"), ("correctness", "confidence")], ids=["full", "fast", "two"]
+)
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"chosen": ("none", 0)},
+        {"chosen": ("folds", 5), "by_lot": False, "sizes": (1600,) * 5},
+        {"chosen": ("shadows", 2)},
+        {"chosen": ("shadows", 16), "proxy": "declared"},
+        {"chosen": ("shadows", 16), "members": 150, "nonmembers": 90},
+    ],
+    ids=["none", "folds", "2", "proxies", "few"],
+)
+def test_whoever_does_as_the_report_says_can_pass_and_nothing_that_can_be_had_is_left_out(absent, attacks, place):
+    """Each open rule: named with evidence on which the ladder lets it pass, or it passes on no rung at all."""
+    given = facts(absent=absent, attacks=attacks, **place)
+    (now,) = [rung for rung in rungs(given) if rung.chosen]
+    lacking = [id for id, can, _ in decidability(given.policy, given.members, given.nonmembers) if not can]
+    # Any number is a suggestion of the verdict, whether or not records help: it does not know what else is missing.
+    wrong = {"members": 3, "nonmembers": 3}
+    said = would_decide(given, [rule(id, needed={} if id in lacking else wrong) for id in now.leaves])
+    stuck = [text for text in said if text.startswith("no evidence")]
+    assert not any(" 3 members" in text for text in said)
+    then = followed(given, [text for text in said if text not in stuck])
+    (after,) = [rung for rung in rungs(then) if rung.chosen]
+    assert set(now.passes) <= set(after.passes)
+    for id in now.leaves:
+        assert (id in after.passes) == any(id in text for text in said if text not in stuck), id
+        assert (id in after.passes) != any(id in text for text in stuck), id
 
 
 def test_the_table_fits_a_terminal_and_marks_the_rung():

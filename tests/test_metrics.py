@@ -160,12 +160,20 @@ def naive_effective_size(hits, persons):
     """The definition, person by person."""
     groups = [[bool(h) for h, q in zip(hits, persons, strict=True) if q == p] for p in sorted(set(persons.tolist()))]
     sums, sizes = [sum(g) for g in groups], [len(g) for g in groups]
-    mean = sum(sizes) / len(sizes)
-    sums, sizes = [*sums, mean, 0.0], [*sizes, mean, mean]
-    n, m = sum(sizes), len(sizes)
-    p = sum(sums) / n
-    robust = m / (m - 1) * sum((s - p * k) ** 2 for s, k in zip(sums, sizes, strict=True)) / n**2
-    return len(hits) / max(1.0, robust / (p * (1 - p) / (n - 1)))
+    if len(sizes) == len(hits):
+        return len(hits)
+    squares, fourths = sum(s**2 for s in sizes), sum(s**4 for s in sizes)
+    plain = naive_over_design_effect(sums, sizes, len(sizes), sum(sizes) / len(sizes))
+    sparing = naive_over_design_effect(sums, sizes, squares**2 / fourths, math.sqrt(fourths / squares))
+    return min(plain, max(sparing, sum(sizes) ** 2 / squares))
+
+
+def naive_over_design_effect(sums, sizes, m, pseudo):
+    n = sum(sizes)
+    sums, sizes = [*sums, pseudo, 0.0], [*sizes, pseudo, pseudo]
+    p = sum(sums) / sum(sizes)
+    robust = (m + 2) / (m + 1) * sum((s - p * k) ** 2 for s, k in zip(sums, sizes, strict=True)) / sum(sizes) ** 2
+    return n / max(1.0, robust / (p * (1 - p) / (sum(sizes) - 1)))
 
 
 @settings(deadline=None)
@@ -218,6 +226,64 @@ def test_independent_records_of_a_person_count_in_full():
     hits, persons = rng.random(20_000) < 0.4, np.repeat(alone(2000), 10)
     # The design effect is 1 with a standard error of about sqrt(2 / 2000).
     assert metrics.effective_size(hits, persons) > 20_000 / (1 + 4 * math.sqrt(2 / 2000))
+
+
+@settings(deadline=None)
+@given(st.integers(2, 300), st.integers(2, 9), st.integers(0, 2**32))
+def test_persons_of_equal_size_are_told_from_their_own_spread(people, size, seed):
+    hits = np.random.default_rng(seed).random((people, size)) < 0.3
+    found = metrics.effective_size(hits.ravel(), np.repeat(alone(people), size))
+    own = naive_over_design_effect(hits.sum(axis=1).tolist(), [size] * people, people, size)
+    assert found == pytest.approx(own, rel=1e-12)
+
+
+def the_sizes(shape, rng):
+    """Records of each of a side's persons."""
+    if isinstance(shape, tuple):
+        few, share, people = shape  # few persons hold a share of all records, the others have one each
+        return np.where(alone(people) < few, int(share / (1 - share) * people / few), 1)
+    if shape == "lognormal":
+        return np.ceil(rng.lognormal(0, 1.5, 600)).astype(np.int64)
+    if shape == "pareto":
+        return np.ceil(rng.pareto(1.2, 600) + 0.01).astype(np.int64)
+    return np.full(300, 5)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 0.3, 600), (3, 0.6, 600), (5, 0.5, 600), (3, 0.15, 600), (12, 0.5, 600), "lognormal", "pareto", "equal"],
+)
+@pytest.mark.parametrize(("tpr", "fpr"), [(0.3, 0.1), (0.6, 0.4)])
+def test_accuracy_bounds_hold_however_records_are_spread_over_persons(shape, tpr, fpr):
+    """All records of a person are alike, which is the worst case; the non-members have one each."""
+    rng, runs, truth, small = np.random.default_rng(20), 1500, (1 + tpr - fpr) / 2, 0.05 / 60
+    low, lowest, high = 0, 0, 0
+    sizes = the_sizes(shape, rng)
+    people, cell = len(sizes), np.zeros(len(sizes), dtype=np.int64)
+    few = shape[0] if isinstance(shape, tuple) else people
+    for hits, others in zip(rng.random((runs, people)) < tpr, rng.binomial(1000, fpr, runs) / 1000, strict=True):
+        size = metrics._effective_sizes(hits * sizes, sizes, cell, 1)[0]
+        share = metrics.Proportion(float(hits @ sizes / sizes.sum()), float(size))
+        found = metrics.BalancedAccuracy(metrics.Advantage(share, metrics.Proportion(float(others), 1000.0)))
+        low, high = low + (found.lower(0.05) > truth), high + (found.upper(0.05) < truth)
+        lowest += found.lower(small) > truth
+    # Three persons of whom none is hit are a lump of (1 - tpr)^3 that no bound between the lumps can share out.
+    lump = (1 - tpr) ** few if few == 3 else 0.0
+    assert high <= allowed_misses(runs, max(0.05, lump))
+    assert low <= allowed_misses(runs, 0.05)
+    assert lowest <= allowed_misses(runs, 3 * small)
+
+
+def test_with_few_large_persons_the_size_is_the_worst_cases():
+    """Three persons with 60 % of the records, all of them hits: their own spread is 0 and says nothing."""
+    sizes = the_sizes((3, 0.6, 1000), None)
+    persons = np.repeat(alone(1000), sizes)
+    hits = persons < 3
+    kish = sizes.sum() ** 2 / (sizes**2).sum()
+    assert metrics.effective_size(hits, persons) == pytest.approx(kish)
+    assert kish < 9
+    plain = naive_over_design_effect(np.where(alone(1000) < 3, sizes, 0).tolist(), sizes.tolist(), 1000, sizes.mean())
+    assert plain > 1.4 * kish
 
 
 @pytest.mark.parametrize(("tpr", "fpr", "n"), [(0.5, 0.5, 100), (0.6, 0.5, 1000), (0.95, 0.9, 50), (0.999, 0.6, 1000)])

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from privacy_gate import preview
+from privacy_gate.datamodel import ThreatModel
+from privacy_gate.ladder import Rung
 
 
 def hint(context, rows, name="adult"):
@@ -77,6 +79,22 @@ def test_the_time_is_said_or_said_to_be_unknown():
 
 def test_what_cannot_pass_is_marked():
     assert shown()[-2:] == ["decides  a", "CANNOT   b"]
+    rung = Rung(
+        "none",
+        "0 shadows",
+        "none",
+        0,
+        {ThreatModel.KNOWN_SUBSET: ("confidence",)},
+        ("PG103",),
+        (),
+        ("PG101",),
+        False,
+        0.0,
+        chosen=True,
+    )
+    first, second = shown(ladder=(rung,))[-2:]
+    assert first == "CANNOT   a; for a pass this rung lacks more than records: see the ladder"
+    assert second == "CANNOT   b"
 
 
 @pytest.mark.parametrize("context", ["train", "training", " Training "])

@@ -113,6 +113,17 @@ class Shop:
     def digest(self, uri: str) -> str:
         return self.registry.resolve(uri, self.new()).digest
 
+    def junk(self, uri: str, runs: int) -> None:
+        """Runs that say that they are evaluations of these files, as anybody can make them."""
+        candidate = replace(self.registry.resolve(uri, self.new()), name=None)
+        for _ in range(runs):
+            if isinstance(self.registry, InMemoryRegistry):
+                self.registry.record(candidate, RecordedReport("pass", candidate.digest, STANDARD))
+            else:
+                client = self.registry._client
+                experiment = client.get_experiment_by_name("privacy-gate").experiment_id
+                client.create_run(experiment, tags={"privacy_gate.model_sha256": candidate.digest})
+
 
 @pytest.fixture(scope="session")
 def embedded_shop(tmp_path_factory) -> Shop:
@@ -377,13 +388,14 @@ def test_what_nobody_signed_is_refused(shop):
     assert found.reasons == (f"signature: the run has no attestation.json (evidence run {run})",)
 
 
-def test_a_deleted_evidence_run_is_gone(embedded_shop):
+def test_what_was_deleted_speaks_for_nothing(embedded_shop):
     shop = embedded_shop
     uri = shop.model()
     evidence = shop.judged(uri)
     shop.registry._client.delete_run(evidence.run)
-    assert names(shop.ask(uri)) == {"signature"}
+    assert names(shop.ask(uri)) == {"deleted"}
     assert isinstance(shop.ask(uri, envelope=evidence.envelope, report=evidence.report), Approval)
+    assert isinstance(shop.ask(uri, envelope=evidence.envelope), Approval), "the run still has the report"
     shop.registry._client.restore_run(evidence.run)
     assert isinstance(shop.ask(uri), Approval)
 
@@ -408,7 +420,9 @@ def test_evidence_elsewhere_is_no_evidence(embedded_shop):
     forged = client.create_run(training, tags={k: v for k, v in tags.items() if not k.startswith("mlflow.")})
     client.log_artifact(forged.info.run_id, str(evidence.out / "attestation.json"), "privacy-gate")
     shop.forge(uri, {"privacy_gate.run_id": forged.info.run_id})
-    assert names(shop.ask(uri)) == {"signature"}
+    found = shop.ask(uri)
+    assert names(found) == {"deleted"}
+    assert forged.info.run_id not in str(found)
 
 
 # --- several verdicts ---
@@ -446,41 +460,141 @@ def test_a_violation_that_was_found_later_counts(either):
     assert shop.ask(uri).source.endswith(again.run)
 
 
+NO_PASS = ("fail", "inconclusive")
+
+
+@pytest.mark.parametrize("status", NO_PASS)
+def test_neither_junk_nor_deleting_hides_that_it_was_taken_back(either, status):
+    """A pass, then a signed verdict that took the alias away; whoever may write runs tries to bury it."""
+    shop = either
+    uri = shop.model()
+    passed = shop.judged(uri)
+    taken = shop.judged(uri, sample(status), at="2026-09-01T13:00:00+00:00")
+    shop.junk(uri, 21)
+    shop.forge(uri, {"privacy_gate.run_id": passed.run})
+    found = shop.ask(uri)
+    assert names(found) == {"result"}
+    assert taken.run in found.reasons[0]
+    if shop.uri is None:
+        return
+    shop.registry._client.delete_run(taken.run)
+    found = shop.ask(uri)
+    assert names(found) == {"result"}
+    assert f"{taken.run}, since deleted," in found.reasons[0]
+    again = shop.judged(uri, at="2026-09-01T14:00:00+00:00")
+    assert shop.ask(uri).source.endswith(again.run)
+
+
+def test_a_deleted_experiment_hides_nothing(embedded_shop):
+    shop = embedded_shop
+    uri = shop.model()
+    shop.judged(uri)
+    shop.judged(uri, sample("fail"), at="2026-09-01T13:00:00+00:00")
+    experiment = shop.registry._client.get_experiment_by_name("privacy-gate").experiment_id
+    shop.registry._client.delete_experiment(experiment)
+    try:
+        assert isinstance(shop.ask(uri), Refused)
+    finally:
+        shop.registry._client.restore_experiment(experiment)
+
+
+def test_more_than_can_be_looked_through_is_refused(either, monkeypatch):
+    """A violation could be among the others; nothing is fetched to say so."""
+    shop = either
+    uri = shop.model()
+    shop.judged(uri)
+    shop.junk(uri, 3)
+    assert isinstance(shop.ask(uri, most_runs=4), Approval)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(shop.registry), "fetch", None)
+        found = shop.ask(uri, most_runs=3)
+    assert names(found) == {"runs"}
+    assert "more than 3 runs" in found.reasons[0]
+    assert found.model_sha256 in found.reasons[0], "how to find them"
+
+
+def test_every_page_of_runs_is_looked_through(embedded_shop, monkeypatch):
+    from privacy_gate.registry import mlflow
+
+    shop = embedded_shop
+    uri = shop.model()
+    shop.judged(uri)
+    shop.judged(uri, sample("fail"), at="2026-09-01T13:00:00+00:00")
+    candidate = shop.registry.resolve(uri, shop.new())
+    runs = list(shop.registry.evaluations(candidate))
+    assert len(runs) == 2
+    monkeypatch.setattr(mlflow, "PAGE", 1)
+    assert list(shop.registry.evaluations(candidate)) == runs
+    assert names(shop.ask(uri)) == {"result"}
+    with pytest.raises(ValueError, match="not a sha256"):
+        next(shop.registry.evaluations(replace(candidate, digest="' or 1=1")))
+
+
+@pytest.mark.parametrize("status", NO_PASS)
 @pytest.mark.parametrize("change", [{"key": THIEF}, {"policy": "b" * 64}, {"attach": False}])
-def test_a_violation_that_is_not_proven_undoes_no_pass(shop, change):
+def test_what_is_not_proven_undoes_no_pass(shop, change, status):
     uri = shop.model()
     shop.judged(uri)
-    shop.judged(uri, sample("fail"), at="2026-09-01T13:00:00+00:00", **change)
+    shop.judged(uri, sample(status), at="2026-09-01T13:00:00+00:00", **change)
     assert isinstance(shop.ask(uri), Approval)
 
 
-@pytest.mark.parametrize("status", ["inconclusive", "error"])
-def test_what_says_nothing_of_the_model_undoes_no_pass(shop, status):
+def test_an_error_says_nothing_of_the_model(shop):
     uri = shop.model()
     shop.judged(uri)
-    shop.judged(uri, sample(status), at="2026-09-01T13:00:00+00:00")
+    shop.judged(uri, sample("error"), at="2026-09-01T13:00:00+00:00")
     assert isinstance(shop.ask(uri), Approval)
 
 
-def test_a_violation_counts_without_its_report(shop):
-    uri = shop.model()
+@pytest.mark.parametrize("status", NO_PASS)
+def test_it_counts_without_its_report_under_any_name_and_by_any_clock(shop, status):
+    """All that can be said against such a verdict is no reason to release."""
+    uri, elsewhere = shop.model(b"the same"), shop.model(b"the same")
     shop.judged(uri)
-    failed = shop.judged(uri, sample("fail"), at="2026-09-01T13:00:00+00:00")
+    failed = shop.judged(elsewhere, sample(status), at="2026-10-01T13:00:00+00:00")
     (failed.out / "report.json").write_text("{}")
     shop.registry.attach(failed.run, [failed.out / "report.json"])
-    assert names(shop.ask(uri)) == {"result"}
+    found = shop.ask(uri, now=moment("2026-09-02"))
+    assert names(found) == {"result"}
+    assert failed.run in found.reasons[0]
 
 
-def test_junk_does_not_hide_what_the_tags_name(shop, monkeypatch):
-    monkeypatch.setattr(promotion, "MOST_RUNS", 2)
+def test_a_later_pass_that_is_over_takes_an_earlier_one_back(shop):
+    """It passed by a waiver, say, which has ended."""
     uri = shop.model()
-    signed = shop.judged(uri)
-    candidate = shop.registry.resolve(uri, shop.new())
-    for _ in range(3):
-        shop.registry.record(replace(candidate, name=None), RecordedReport("pass", candidate.digest, STANDARD))
-    assert shop.ask(uri).source.endswith(signed.run)
-    shop.forge(uri, {"privacy_gate.run_id": "x"})
-    assert names(shop.ask(uri)) == {"signature"}
+    shop.judged(uri, until="2026-11-30")
+    shop.judged(uri, at="2026-09-02T01:00:00+00:00", until="2026-10-01")
+    assert isinstance(shop.ask(uri, now=moment("2026-10-01")), Approval)
+    found = shop.ask(uri, now=moment("2026-10-02"))
+    assert names(found) == {"result"}
+    assert "a time that is over" in found.reasons[0]
+
+
+def test_a_later_pass_under_another_name_takes_nothing_back(shop):
+    uri, elsewhere = shop.model(b"the same"), shop.model(b"the same")
+    shop.judged(uri)
+    shop.judged(elsewhere, at="2026-09-02T01:00:00+00:00", until="2026-10-01")
+    assert isinstance(shop.ask(uri, now=moment("2026-10-02")), Approval)
+
+
+def test_reports_of_the_newest_verdicts_only_are_read(shop, monkeypatch):
+    """However many copies of a signed file there are, which anybody can make."""
+    monkeypatch.setattr(promotion, "MOST_REPORTS", 2)
+    uri = shop.model()
+    old, middle, new = (shop.judged(uri, at=f"2026-09-01T1{hour}:00:00+00:00") for hour in range(3))
+    read = []
+    fetch = type(shop.registry).fetch
+    monkeypatch.setattr(
+        type(shop.registry), "fetch", lambda self, uri, work: read.append(uri) or fetch(self, uri, work)
+    )
+    assert shop.ask(uri).source.endswith(new.run)
+    assert {uri.split("/")[1] for uri in read if uri.endswith("report.json")} == {middle.run, new.run}
+    for late in (middle, new):
+        (late.out / "report.json").write_text("{}")
+        shop.registry.attach(late.run, [late.out / "report.json"])
+    assert names(shop.ask(uri)) == {"report"}, "which is a reason to look, and no approval"
+    monkeypatch.setattr(promotion, "MOST_REPORTS", 3)
+    assert shop.ask(uri).source.endswith(old.run)
 
 
 # --- what cannot be asked ---

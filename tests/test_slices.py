@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from privacy_gate.datamodel import Audit, Observations, Slice
-from privacy_gate.slices import difficulty, slices
+from privacy_gate.slices import difficulty, left_out, slices
 from tests.worlds import gaussian_world
 
 
@@ -79,13 +79,25 @@ def test_the_hardest_tenth_is_harder_than_all_others() -> None:
 
 def test_small_parts_and_the_whole_are_none() -> None:
     seen, audit = world()
-    few = np.where(np.arange(540) < 19, "few", "many")
+    few = np.where(np.arange(540) < 9, "few", "many")
     one_sided = np.where(audit.member, "in", "out")
     grouped = replace(audit, groups={"size": few, "all": np.full(540, "all"), "side": one_sided})
     names = {(s.by, s.value) for s in slices(grouped, seen)}
     assert ("size", "many") in names
     assert not names & {("size", "few"), ("all", "all"), ("side", "in"), ("side", "out")}
-    assert ("size", "few") not in {(s.by, s.value) for s in slices(grouped, seen, 19)}  # it has no non-members at all
+    assert ("size", "few") not in {(s.by, s.value) for s in slices(grouped, seen, 1)}  # it has no non-members at all
+
+
+def test_what_is_too_small_to_be_measured_is_returned_with_its_counts() -> None:
+    seen, audit = world()
+    # Members come first, 300 of them: 9 of the other records are `b`, none `d`, and no member is `c`.
+    wards = np.repeat(["d", "b", "a", "a", "b", "c"], [4, 40, 256, 100, 9, 131])
+    grouped = replace(audit, groups={"ward": wards})
+    found = {s.value: (s.members, s.nonmembers) for s in left_out(grouped, seen) if s.by == "ward"}
+    assert found == {"b": (40, 9), "d": (4, 0)}
+    assert "a" in {s.value for s in slices(grouped, seen)}
+    both = [(s.by, s.value) for s in (*slices(grouped, seen), *left_out(grouped, seen))]
+    assert len(set(both)) == len(both)
 
 
 def test_persons_are_counted_not_records() -> None:

@@ -15,6 +15,8 @@ from privacy_gate.errors import NotEvaluable
 PRIOR_DOF = 8.0  # weight of the pooled variance in a record's own, in references
 PER_RECORD_FROM = 24  # references on the smaller side from which a record's own variance serves best: about 64 in all
 OFFLINE_PER_RECORD_FROM = 32  # OUT references
+FEWEST_IN = 2  # references that saw a record, below which it borrows from the population
+MOST_BORROWING = 0.05  # share of such records above which the attack is one-sided for all
 RELATIVE_FLOOR = 1e-6  # of sigma, in units of the spread of all reference confidences
 
 Variance = Literal["fixed", "per-record", "nig"]
@@ -30,22 +32,38 @@ Variance = Literal["fixed", "per-record", "nig"]
     min_out=2,
 )
 def score(seen: Observations) -> Floats:
-    """Log-likelihood ratio of in against out; one-sided against out where references that saw the record are rare."""
+    """Log-likelihood ratio of in against out; one-sided against out where too many records are in next to no reference.
+
+    Records in fewer than 2 references take the population's prior for what they lack, up to 5 % of them: a record's
+    score then depends a little on the plan of the references, which reference_membership looks at.
+    """
     member = seen.reference_member
     if member is None or "logit_confidence" not in seen.references:
         raise NotEvaluable("lira: no reference models", "train shadow models, or give reference_signals")
     phi, references = seen.target["logit_confidence"], seen.references["logit_confidence"]
-    times_in, times_out = int(member.sum(axis=0).min()), int((~member).sum(axis=0).min())
-    if times_out < 2:
+    times_in, times_out = member.sum(axis=0), (~member).sum(axis=0)
+    fewest_out = int(times_out.min())
+    if fewest_out < 2:
         raise NotEvaluable(
-            f"lira: some records are out of only {times_out} reference models", "each needs 2 without it, better 8"
+            f"lira: some records are out of only {fewest_out} reference models", "each needs 2 without it, better 8"
         )
-    if times_in < 2:
+    if one_sided(member):
         return offline(
-            phi, references, member, variance="fixed" if times_out < OFFLINE_PER_RECORD_FROM else "per-record"
+            phi, references, member, variance="fixed" if fewest_out < OFFLINE_PER_RECORD_FROM else "per-record"
         )
-    fewest = min(times_in, times_out)
-    return online(phi, references, member, variance="nig" if fewest < PER_RECORD_FROM else "per-record")
+    borrows = times_in < FEWEST_IN
+    fewest = min(int(times_in[~borrows].min()), fewest_out)
+    if fewest < PER_RECORD_FROM:
+        return online(phi, references, member, variance="nig")
+    scores = online(phi, references, member, variance="per-record")
+    if borrows.any():  # one value has no variance of its own
+        scores[borrows] = online(phi, references, member, variance="nig")[borrows]
+    return scores
+
+
+def one_sided(member: Bools) -> bool:
+    """Whether too many records are in fewer than 2 of the references [S, R] to compare in with out."""
+    return bool(np.mean(member.sum(axis=0) < FEWEST_IN) > MOST_BORROWING)
 
 
 def online(phi_target: Floats, phi: Floats, member: Bools, variance: Variance = "nig") -> Floats:
@@ -54,6 +72,7 @@ def online(phi_target: Floats, phi: Floats, member: Bools, variance: Variance = 
     fixed       Gaussian, one variance per side, pooled over records
     per-record  Gaussian, the record's own variance per side
     nig         Student t: both mean and variance shrunk to the side's population; fixed where that has no spread
+    A record without references on a side has the population's mean there. Raises NotEvaluable where none has any.
     """
     floor = _floor(phi)
     sides = _side(phi, member, "in"), _side(phi, ~member, "out")
@@ -74,6 +93,8 @@ def offline(
     pdf  -log density, as some released code has it: two-sided, kept for comparison
     """
     side = _side(phi, ~member, "out")
+    if not side.seen.all():
+        raise NotEvaluable("lira: some records have no out reference", "stratify the shadow plan")
     sigma2 = _variance(side, variance, _floor(phi))
     if tail == "pdf":
         return np.asarray(-_log_normal(phi_target, side.mean, sigma2))
@@ -85,24 +106,30 @@ class _Side:
     """Moments of each record's references on one side; all [R]."""
 
     n: Floats
-    mean: Floats
+    mean: Floats  # the population's where n is 0
     squares: Floats  # sum of squared deviations from `mean`
+
+    @property
+    def seen(self) -> Bools:
+        """[R] records with references on this side."""
+        return self.n > 0
 
     @property
     def pooled(self) -> float:
         """Variance within records, one for all: the side's own, never the other side's."""
-        return float(self.squares.sum() / max((self.n - 1).sum(), 1.0))
+        return float(self.squares.sum() / max(np.maximum(self.n - 1, 0.0).sum(), 1.0))
 
 
 def _side(phi: Floats, mask: Bools, name: str) -> _Side:
     n = mask.sum(axis=0).astype(np.float64)
-    if n.min() < 1:
-        raise NotEvaluable(f"lira: some records have no {name} reference", "stratify the shadow plan")
+    if n.max() < 1:
+        raise NotEvaluable(f"lira: the records have no {name} reference", "stratify the shadow plan")
     # Two passes over the shadows, one row at a time: memory O(R), and no cancellation.
     total = np.zeros(phi.shape[1])
     for row, inside in zip(phi, mask, strict=True):
         total += np.where(inside, row, 0.0)
-    mean = total / n
+    mean = total / np.maximum(n, 1.0)
+    mean[n == 0] = mean[n > 0].mean()
     squares = np.zeros(phi.shape[1])
     for row, inside in zip(phi, mask, strict=True):
         squares += np.where(inside, row - mean, 0.0) ** 2
@@ -124,7 +151,8 @@ def _variance(side: _Side, variance: Literal["fixed", "per-record"], floor: floa
 def _log_density(x: Floats, side: _Side, variance: Variance, floor: float) -> Floats:
     if variance == "nig":
         within = side.pooled
-        between = float(side.mean.var(ddof=1) - within * np.mean(1 / side.n)) if len(side.n) > 1 else 0.0
+        means, counts = side.mean[side.seen], side.n[side.seen]
+        between = float(means.var(ddof=1) - within * np.mean(1 / counts)) if len(counts) > 1 else 0.0
         if within > floor and between > floor:
             return _log_shrunk(x, side, within, between, floor)
         variance = "fixed"
@@ -134,7 +162,7 @@ def _log_density(x: Floats, side: _Side, variance: Variance, floor: float) -> Fl
 def _log_shrunk(x: Floats, side: _Side, within: float, between: float, floor: float) -> Floats:
     weight = within / between  # of the population mean, in references
     kappa, dof = weight + side.n, PRIOR_DOF + side.n
-    population = side.mean.mean()
+    population = side.mean[side.seen].mean()
     mean = (weight * population + side.n * side.mean) / kappa
     squares = PRIOR_DOF * within + side.squares + weight * side.n / kappa * (side.mean - population) ** 2
     scale2 = np.maximum(squares / dof * (1 + 1 / kappa), floor)

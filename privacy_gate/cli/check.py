@@ -75,15 +75,15 @@ def check(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The verdict only.")] = False,
 ) -> int:
     """Judge a model against a policy; the exit code is the verdict."""
-    from privacy_gate import annex
     from privacy_gate.build import build
-    from privacy_gate.cli.console import ConsoleProgress, show_verdict
+    from privacy_gate.cli.console import ConsoleProgress, clean, show_verdict
+    from privacy_gate.closing import set_aside
     from privacy_gate.pipeline import check as run_check
-    from privacy_gate.registry import RESTRICTED_FOLDER
-    from privacy_gate.reports import CATALOG, clear
+    from privacy_gate.reports import CATALOG
 
-    clear(out)  # a misspelt option, too, must not leave an earlier pass behind
-    annex.clear(out / RESTRICTED_FOLDER)
+    # A misspelt option, too, must not leave an earlier pass behind.
+    if (earlier := set_aside(out)) is not None and not quiet:
+        typer.echo(f"an earlier report is in {clean(str(earlier))} until this run has judged a model", err=True)
     files, printed = _split(formats)
     request = build(
         model=model,

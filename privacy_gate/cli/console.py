@@ -137,8 +137,8 @@ def show_verdict(report: Report, paths: dict[str, str]) -> None:
     for waiver in (*report.waivers.expired, *report.waivers.refused, *report.waivers.unused):
         say(Text(f"waiver {clean(waiver.id)} has no effect: {clean(waiver.note or waiver.state)}", style="yellow"))
     if report.attempt is not None and report.attempt.number > 1:
-        level = f"each bound is at level {report.attempt.alpha_pass:.3g}"
-        say(Text(f"evaluation {report.attempt.number} of this model on other data or seeds: {level}", style="yellow"))
+        count = f"evaluation {report.attempt.number} of this model on other data, seeds or shadows"
+        say(Text(f"{count}: each bound is at level {report.attempt.alpha_pass:.3g}", style="yellow"))
     for warning in report.warnings:
         say(Text(f"warning: {clean(warning)}", style="yellow"))
     if report.run.mlflow is not None and report.run.mlflow.warning:

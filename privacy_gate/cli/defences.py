@@ -116,10 +116,10 @@ def compare(
     """
     from privacy_gate.build import build
     from privacy_gate.cli.console import ConsoleProgress, clean, show_verdict
+    from privacy_gate.closing import set_aside
     from privacy_gate.pipeline import check as run_check
-    from privacy_gate.reports import clear
 
-    clear(out)
+    set_aside(out)
     request = build(
         model=model,
         config=config,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 GIGABYTE = 1 << 30
 LEAST_FREE, COMFORTABLE_FREE = GIGABYTE // 4, 2 * GIGABYTE
 DISTRIBUTION = "privacy-gate"
+_ITSELF = "`privacy-gate doctor`"  # how others end a hint
+_DRAFTED, _OPEN = "Drafted by `privacy-gate init`", "TODO:"  # in the drafts of `init`
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def doctor(
         raise UsageError("--test-delivery belongs to a service", "add --subscriptions FILE")
     else:
         findings = examine(config, store, out)
+    findings = [replace(finding, mend=finding.mend.removesuffix(_ITSELF).rstrip()) for finding in findings]
     failed = {finding.code for finding in findings if finding.status == "fail"}
     code = ExitCode.USAGE if ExitCode.USAGE in failed else max(failed, default=ExitCode.PASS)
     if as_json:
@@ -129,7 +132,9 @@ def examine_service(subscriptions: Path, test_delivery: bool) -> list[Examined]:
         return [*findings, Examined("rest", "warn", "not looked at: the installation comes first")]
     try:
         with extra():
+            from privacy_gate.registry import open_registry
             from privacy_gate.service import health
+            from privacy_gate.service.coverage import coverage
             from privacy_gate.service.subscriptions import load, queue_url
         there(subscriptions)
         subscribed = load(subscriptions)
@@ -146,6 +151,8 @@ def examine_service(subscriptions: Path, test_delivery: bool) -> list[Examined]:
         found = [found for part in own for found in part(request.config, request.config_dir)]
         findings += [replace(each, name=f"{name}: {each.name}") for each in found]
     looked = health.look(subscribed, url, os.environ, time.time())
+    if any(finding.name == "registry" and finding.level == "ok" for finding in looked):
+        looked += coverage(subscribed.value, lambda: open_registry(subscribed.tracking_uri, subscribed.registry_uri))
     if test_delivery:
         looked.append(_delivery(subscribed, url))
     return [*findings, *(Examined(f.name, f.level, f.detail, f.mend) for f in looked)]
@@ -235,13 +242,26 @@ def _configuration(config: Path | None, store: Path | None) -> tuple[CheckReques
     if request.config is None:
         mend = "privacy-gate init drafts one; without it only --observations can be judged"
         return request, [Examined("config", "warn", f"no {shown} in this folder", mend)]
-    findings = [Examined("config", "ok", shown)]
+    findings = [Examined("config", "ok", shown), *_unfinished(Path(shown))]
     named = request.config.policy
     try:
         policy = resolve(request.config_dir / named if named is not None else "standard")
     except GateError as error:
         return request, [*findings, _failed("policy", error)]
     return request, [*findings, Examined("policy", "ok", f"{policy.name}, sha256 {policy.digest[:16]}…")]
+
+
+def _unfinished(config: Path) -> list[Examined]:
+    """Lines that `init` drafted and left to a person, who has not taken the word away yet."""
+    lines = config.read_text(encoding="utf-8-sig").splitlines()
+    if not any(_DRAFTED in line for line in lines):
+        return []
+    left = [str(number) for number, line in enumerate(lines, start=1) if _OPEN in line]
+    if not left:
+        return []
+    detail = f"{len(left)} line{'s' if len(left) != 1 else ''} of {config} still need{'s' * (len(left) == 1)} a person"
+    mend = f"look at line{'s' if len(left) != 1 else ''} {', '.join(left)}, then take the word TODO away"
+    return [Examined("TODO", "warn", detail, mend)]
 
 
 def _failed(name: str, error: GateError) -> Examined:

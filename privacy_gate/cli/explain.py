@@ -193,6 +193,7 @@ def findings(topic: Topic, report: Report) -> list[str]:
 
 
 def _rule_lines(id: str, report: Report) -> list[str]:
+    from privacy_gate.datamodel import threat_told
     from privacy_gate.reports import figures
 
     lines = []
@@ -217,7 +218,7 @@ def _rule_lines(id: str, report: Report) -> list[str]:
         forms: dict[tuple[str, str], list[AttackRow]] = {}
         for attack in report.attacks:
             if (part := _part(attack, rule.metric)) is not None:
-                who = f"{attack.id}, {attack.threat_model.value}"
+                who = ", ".join([attack.id, *threat_told(attack.threat_model, attack.threshold)])
                 forms.setdefault((who, _interval(part, figures.unit(rule.metric))), []).append(attack)
         measured = [f"  - {who}{_scopes(rows)}: {shown}" for (who, shown), rows in forms.items()]
         lines += ["- of every attack (bounds not corrected for their number):", *measured] if measured else []
@@ -393,7 +394,9 @@ def _check_lines(id: str, report: Report) -> list[str]:
 
 
 def _who(attack: AttackRow) -> str:
-    return f"{attack.id}, {attack.threat_model.value}{_scopes([attack])}"
+    from privacy_gate.datamodel import threat_told
+
+    return ", ".join([attack.id, *threat_told(attack.threat_model, attack.threshold)]) + _scopes([attack])
 
 
 def _scopes(rows: list[AttackRow]) -> str:

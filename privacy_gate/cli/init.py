@@ -257,7 +257,7 @@ def look(wishes: Wishes) -> Known:
             notes += (f"{name}: {path} is not there yet",)
     types = {} if frame is None else {name: _seen(frame[name]) for name in columns}
     # LightGBM writes spaces as underscores.
-    own = {name.replace(" ", "_"): name for name in columns}
+    own = {name.replace(" ", "_"): name for name in columns} | {name: name for name in columns}
     named = tuple(own[name] for name in trained.names) if set(trained.names) <= own.keys() else ()
     for name in named if frame is not None else ():
         if (levels := trained.levels.get(name.replace(" ", "_"))) is not None:
@@ -270,7 +270,7 @@ def look(wishes: Wishes) -> Known:
 
 def _candidate(wishes: Wishes) -> tuple[Candidate | None, bool, Columns]:
     """The model, whether it is a raw Booster, and the columns in its own file."""
-    from privacy_gate.sandbox.traces import Columns, lightgbm_columns
+    from privacy_gate.sandbox.traces import Columns, lightgbm_columns, xgboost_columns
 
     if wishes.model is None:
         return None, False, Columns()
@@ -284,8 +284,12 @@ def _candidate(wishes: Wishes) -> tuple[Candidate | None, bool, Columns]:
         settings = flavors(read_mlmodel(candidate.snapshot)).get(candidate.flavor, {})
         booster = str(settings.get("model_class", "")).endswith(".Booster")
         file = candidate.snapshot / Path(str(settings.get("data", ""))).name
-        plain = booster and candidate.flavor == "lightgbm"
-        return candidate, booster, lightgbm_columns(file) if plain else Columns()
+        columns = Columns()
+        if booster and candidate.flavor == "lightgbm":
+            columns = lightgbm_columns(file)
+        elif candidate.flavor == "xgboost":
+            columns = xgboost_columns(file)
+        return candidate, booster, columns
 
 
 def _remote(path: str) -> bool:
@@ -419,7 +423,7 @@ def draft(wishes: Wishes, known: Known) -> dict[Path, str]:
         nonmembers=_source(wishes.nonmembers, folder),
         columns=known.columns,
         schema=(schema := _schema(known, meaning)),
-        gaps=[name for name, _, _ in schema if name in known.types and known.types[name].gaps],
+        gaps=_gaps(known, meaning, [name for name, _, _ in schema]),
         signed=bool(known.inputs),
         xgboost=known.candidate is not None and known.candidate.flavor == "xgboost",
         boosted=known.candidate is not None and known.candidate.flavor in _BOOSTED,
@@ -450,6 +454,14 @@ def draft(wishes: Wishes, known: Known) -> dict[Path, str]:
             '--out privacy-gate-report --format html --format markdown -- "$MODEL"',
         )
     return files
+
+
+def _gaps(known: Known, meaning: Mapping[str, Any], features: Sequence[str]) -> list[str]:
+    """Features in which values are missing; of a booster, which takes gaps, also where its features are not known."""
+    boosted = known.candidate is not None and known.candidate.flavor in _BOOSTED
+    no_feature = {meaning["label"], meaning["person"], *meaning["drop"]}
+    asked = features or (list(known.types) if boosted else [])
+    return [name for name in asked if name in known.types and known.types[name].gaps and name not in no_feature]
 
 
 def _source(path: str | None, folder: Path) -> str | None:

@@ -60,13 +60,24 @@ def promote(
             show_default=False,
         ),
     ] = None,
+    most_runs: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Evaluations of these files that are looked through; where there are more, it is refused.",
+        ),
+    ] = 500,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, move nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Move an alias to a version whose files, hashed afresh, have a signed verdict that lets them through.
 
-    Tags count for nothing, and so do verdicts on the same files under another model's name: they were reached by that
-    model's records.
+    Tags count for nothing, and so do passes of the same files under another model's name: they were reached by that
+    model's records. A signed verdict that is no pass takes back every pass before it, also from a run that was deleted.
+
+    What took a pass back is known from the registry alone: whoever may remove or rewrite evidence runs there can hide
+    it until the pass ends.
 
     Ends with 0 if the alias points there now, with 1 if it was refused, each reason on a line
     of its own, with 2 for a wrong request or an unknown model, with 3 if the registry does not answer.
@@ -101,6 +112,7 @@ def promote(
             policies=accepted,
             now=time.time(),
             judged_as=frozenset(judged_as or ()),
+            most_runs=most_runs,
         )
     if isinstance(found, Refused):
         _tell_refused(found, alias, str(policy_source(request)), as_json)
@@ -167,6 +179,8 @@ def _mend(reasons: tuple[str, ...], policy: str) -> str:
     names = [reason.partition(":")[0] for reason in reasons if not reason.startswith("tags:")]
     told = {
         "signature": "`privacy-gate attest` signs a report and puts it into its evidence run; or name --attestation",
+        "runs": "nobody but the gate needs to write to its experiment; see who made those runs",
+        "deleted": "a deleted run speaks against a version, and never for it; `check` judges it again",
         "policy": f"the policy in force is {policy}; --policy or --profile names another, `check` judges by another",
     }
     return told.get(names[0]) or mend(names) if names else ""

@@ -15,7 +15,11 @@ def report(
     source: Annotated[Path, typer.Argument(help="A report.json.", show_default=False)],
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="html, markdown, json. Default: html and markdown.", show_default=False),
+        typer.Option(
+            "--format",
+            help="html, markdown, json; NAME=- prints it to stdout. Default: html and markdown.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -28,14 +32,19 @@ def report(
     from privacy_gate.reports.document import read
     from privacy_gate.storage import private_dir, write_text
 
-    chosen = [CATALOG[name] for name in (formats or ["html", "markdown"])]
+    wanted = formats or ["html", "markdown"]
+    chosen = [CATALOG[name] for name in wanted if not name.endswith("=-")]
+    printed = [CATALOG[name.removesuffix("=-")] for name in wanted if name.endswith("=-")]
     if not source.is_file():
         raise UsageError(f"{source}: no such report", "give the path of a report.json")
     document = read(source.read_bytes())
     if str(out) == "-":
-        if len(chosen) != 1:
-            raise UsageError("stdout takes one format", "name it with --format")
-        typer.echo(chosen[0].render(document), nl=False)
+        chosen, printed = [], [*chosen, *printed]
+    if len(printed) > 1:
+        raise UsageError("stdout takes one format", "name it with --format")
+    for form in printed:
+        typer.echo(form.render(document), nl=False)
+    if not chosen:
         return
     folder = private_dir(out or source.parent)
     for form in chosen:

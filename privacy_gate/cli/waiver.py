@@ -12,6 +12,7 @@ import typer
 from privacy_gate.cli import app
 
 if TYPE_CHECKING:
+    from privacy_gate.errors import UsageError
     from privacy_gate.policy import Policy
     from privacy_gate.policy.waivers import Entry
 
@@ -113,28 +114,63 @@ def list_(
 
 @waivers.command()
 def check(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Waiver files. Default: what --file says.", show_default=False),
+    ] = None,
     file: _File = None,
     policy: _Policy = None,
     soon: Annotated[int, typer.Option(min=0, help="Warn of waivers that end within so many days.")] = 7,
 ) -> None:
-    """Ends with 1 if a waiver has expired, is malformed or is not allowed; for pre-commit and every night."""
-    from privacy_gate.cli.console import console
-    from privacy_gate.errors import ExitCode
+    """Ends with 1 if a waiver has expired, is malformed or is not allowed; for pre-commit and every night.
+
+    Of several files each is checked, and all that is wrong is said; 2 if one of them cannot be read.
+    """
+    from privacy_gate.errors import ExitCode, UsageError
     from privacy_gate.policy import resolve
 
-    judged_by = resolve(_policy(policy))
-    path, today, out = _path(file, judged_by), datetime.now(UTC).date(), console()
-    rows = [_row(entry, judged_by, today) for entry in _read(path)]
+    judged_by, today = resolve(_policy(policy)), datetime.now(UTC).date()
+    named = [*([file] if file else []), *(files or [])] or [_path(None, judged_by)]
+    expired, broken = False, list[UsageError]()
+    for path in dict.fromkeys(named):
+        try:
+            rows = [_row(entry, judged_by, today) for entry in _read(path)]
+        except UsageError as error:
+            broken.append(error)
+            continue
+        expired |= _told(path, rows, soon, f"{path}: " if files else "")
+    if broken:
+        raise _one(broken)
+    if expired:
+        raise typer.Exit(ExitCode.VIOLATED)
+
+
+def _told(path: Path, rows: list[dict[str, Any]], soon: int, place: str) -> bool:
+    """Say what has no effect, what ends soon and what is well; whether something has no effect."""
+    from privacy_gate.cli.console import console
+
+    out = console()
     bad = [row for row in rows if row["state"] != "in force"]
     for row in bad:
-        out.print(_clean(f"✖ {row['id']} {row['rule']}: {row['note']}"), style="red", markup=False, soft_wrap=True)
+        text = f"✖ {place}{row['id']} {row['rule']}: {row['note']}"
+        out.print(_clean(text), style="red", markup=False, soft_wrap=True)
     for row in rows:
         if row not in bad and row["days"] <= soon:
-            text = f"~ {row['id']} {row['rule']}: ends on {row['expires']}"
+            text = f"~ {place}{row['id']} {row['rule']}: ends on {row['expires']}"
             out.print(_clean(text), style="yellow", markup=False, soft_wrap=True)
-    if bad:
-        raise typer.Exit(ExitCode.VIOLATED)
-    out.print(_clean(f"✔ {path}: {len(rows)} waivers in force"), markup=False, soft_wrap=True)
+    if not bad:
+        out.print(_clean(f"✔ {path}: {len(rows)} waivers in force"), markup=False, soft_wrap=True)
+    return bool(bad)
+
+
+def _one(errors: list[UsageError]) -> UsageError:
+    """All errors in one."""
+    from privacy_gate.errors import ConfigError
+
+    if len(errors) == 1:
+        return errors[0]
+    found = [diagnostic for error in errors if isinstance(error, ConfigError) for diagnostic in error.diagnostics]
+    return ConfigError("\n".join(error.what for error in errors), errors[0].hint, found)
 
 
 def _policy(policy: str | None) -> str | Path:

@@ -10,7 +10,15 @@ import numpy as np
 from scipy.stats import norm
 
 from privacy_gate import metrics
-from privacy_gate.datamodel import AttackFailed, AttackResult, AttackSkipped, Evidence, Measurement, ThreatModel
+from privacy_gate.datamodel import (
+    AttackFailed,
+    AttackResult,
+    AttackSkipped,
+    Evidence,
+    Measurement,
+    ThreatModel,
+    threat_told,
+)
 from privacy_gate.policy.contract import Cell, Effort, LimitSettings, Measured
 
 MOST_RECORDS = 10_000_000  # from here on, "get more records" is no advice
@@ -73,8 +81,8 @@ def tpr_cells(settings: LimitSettings, evidence: Evidence, fpr: float) -> Measur
 
 
 def name_of(r: AttackResult, *, scope: bool) -> str:
-    """Attack, threat model and, if it matters, the scope of the threshold."""
-    parts = [r.id, r.threat_model.value]
+    """Attack, threat model if it has a threshold and, if it matters, the scope of that."""
+    parts = [r.id, *threat_told(r.threat_model, r.threshold)]
     if scope and r.threshold is not None:
         parts.append(r.threshold.value)
     if not r.adaptive:
@@ -125,13 +133,18 @@ def needed_for_auc(settings: LimitSettings, effort: Effort) -> dict[str, int]:
 
 
 def needed_for_tpr(settings: LimitSettings, effort: Effort, fpr: float) -> dict[str, int]:
-    """Members and non-members that let an attack at chance pass: the fewest in all, from the members there are up."""
-    choices: list[tuple[int, int]] = []
+    """Members and non-members that decide a true-positive rate: the fewest in all, from the members there are up.
+
+    What seems to be above the limit is decided by proof that it is, all else by a pass; {} if nobody has so many.
+    """
+    # An attack below chance was unlucky: the next records will not be.
+    assumed = fpr if effort.assumed is None else max(effort.assumed, fpr)
+    count = metrics.nonmembers_to_fail_tpr if assumed > settings.max else metrics.nonmembers_to_pass_tpr
+    best: tuple[int, int] | None = None
     members = max(effort.members, 1)
-    while members < (sum(choices[0]) if choices else MOST_RECORDS):
-        count = metrics.nonmembers_to_pass_tpr(fpr, settings.max, effort.alpha, members)
-        if count is not None:
-            choices.append((members, count))
-            choices.sort(key=sum)
+    while members < (MOST_RECORDS if best is None else sum(best)):
+        nonmembers = count(fpr, settings.max, effort.alpha, members, assumed)
+        if nonmembers is not None and (best is None or members + nonmembers < sum(best)):
+            best = members, nonmembers
         members *= 2
-    return {"members": choices[0][0], "nonmembers": choices[0][1]} if choices else {}
+    return {} if best is None else {"members": best[0], "nonmembers": best[1]}

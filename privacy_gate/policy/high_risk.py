@@ -6,9 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from pydantic import Field
+from scipy.special import bdtr
 
+from privacy_gate import metrics
 from privacy_gate.datamodel import Estimand, Evidence, HighRisk, Measurement
+from privacy_gate.policy.cells import MOST_RECORDS
 from privacy_gate.policy.contract import Cell, Measured, RuleSettings, Share
 
 
@@ -90,3 +94,50 @@ def verified_cells(
     cells = tuple(cell(high) for high in evidence.risk.high if math.isclose(high.score, settings.score))
     counted = ", ".join(f"{high.score:g}" for high in evidence.risk.high) or "no score"
     return Measured(cells, nothing=f"high risk was counted at {counted}, not at {settings.score:g}")
+
+
+# --- how many persons decide ----------------------------------------------------------------------------------------
+
+_MOST_CERTAIN = 1_000  # persons known for certain from which on the normal approximation is as good, and much faster
+_NEGLIGIBLE = 1e-6
+
+
+def persons_to_pass(score: float, limit: float, share: float, alpha: float, power: float) -> int | None:
+    """Fewest persons a side with which a pass has that power, a share of the members being certain; None: too many."""
+    count = 1
+    while chance_of_a_pass(score, limit, count, share, alpha) < power:
+        count *= 2
+        if count > MOST_RECORDS or count * share > _MOST_CERTAIN:
+            return None
+    low, high = count // 2, count
+    while high - low > max(1, low // 100):
+        middle = (low + high) // 2
+        enough = chance_of_a_pass(score, limit, middle, share, alpha) >= power
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def chance_of_a_pass(score: float, limit: float, n: int, share: float, alpha: float) -> float:
+    """That the upper bound is within `limit` with n persons a side, a share of the members certain and nobody else.
+
+    Below the certain ones a ranking is a coin: each next person is a member or not with equal chances. The bound is the
+    largest over all places above which members may still make up `score`; so the walk down the ranking must not meet
+    such a place where the bound is beyond the limit.
+    """
+    certain = round(share * n)
+    beyond = certain  # fewest members above a place at which the bound is beyond the limit: rises on the way down
+    walks = np.ones(1)  # chance of each number of members above, from `certain` on, if no such place was met
+    for above in range(certain, 2 * n + 1):
+        members = certain + np.arange(len(walks))
+        plausible = bdtr(members, max(above, 1), score) >= alpha if above else np.ones(1, dtype=np.bool_)
+        while beyond <= min(above, n) and _upper(beyond, above - beyond, n, alpha) <= limit:
+            beyond += 1
+        if walks[max(int((~plausible).sum()) - 2, 0) :].sum() < _NEGLIGIBLE:
+            break  # nobody can come back to where the cut may be: it moves on faster than a coin
+        walks = np.where(plausible & (members >= beyond), 0.0, walks)
+        walks = np.append(walks / 2, 0.0) + np.append(0.0, walks / 2)
+    return float(walks.sum())
+
+
+def _upper(members: int, nonmembers: int, n: int, alpha: float) -> float:
+    return metrics.share_excess(members, n, min(nonmembers, n), n).upper(alpha)

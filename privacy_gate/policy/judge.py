@@ -279,7 +279,9 @@ class _Case:
             worst = max(judged, key=lambda j: _excess(j.cell, alpha))
             if not all(holds):
                 status = RuleStatus.INCONCLUSIVE
-                needed = _needed(self.rule, self.in_force, worst, self.family, bench.policy, bench.evidence)
+                # Where something else withholds the pass, more records can but prove a violation.
+                if not answer.withheld or worst.cell.measurement.value > worst.cell.limit:
+                    needed = _needed(self.rule, self.in_force, worst, self.family, bench.policy, bench.evidence)
                 reason = _joined(
                     self._open(answer, worst, alpha, needed), answer.withheld and f"also, {answer.withheld}"
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -249,7 +249,10 @@ def _findings(document: Document) -> list[Diagnostic]:
     try:
         PolicyFile.model_validate(document.tree)
     except ValidationError as error:
-        found += document.explain(error.errors(include_url=False, include_input=False), PolicyFile)
+        details = error.errors(include_url=False, include_input=False)
+        unbraced = [_unbraced(document, detail["loc"], detail["type"]) for detail in details]
+        found += [finding for findings in unbraced for finding in findings]
+        found += document.explain([d for d, told in zip(details, unbraced, strict=True) if not told], PolicyFile)
     if document.tree.get("extends") is None and not document.tree.get("rules"):
         found.append(document.finding((), "empty-policy", "the policy extends nothing and has no rules"))
     terms = document.tree.get("waivers")
@@ -346,8 +349,10 @@ class _Merged:
             except ValidationError as error:
                 for detail in error.errors(include_url=False, include_input=False):
                     setter = self.setters.get(("rules", id, *detail["loc"][:1]), document)
-                    found += _percentage(setter, ("rules", id, *detail["loc"][:1])) or setter.explain(
-                        [detail], CATALOG[id].settings, ("rules", id)
+                    found += _percentage(setter, ("rules", id, *detail["loc"][:1])) or _as_share(
+                        setter.explain([detail], CATALOG[id].settings, ("rules", id)),
+                        detail["type"],
+                        self.rules[id].get(str(detail["loc"][0])) if len(detail["loc"]) == 1 else None,
                     )
                 continue
             rules.append(RuleInForce(id, settings, document.location(("rules", id))))
@@ -463,6 +468,31 @@ def _percentage(document: Document, trail: Trail) -> list[Diagnostic]:
         return []
     share = Decimal(match[1]).scaleb(-2).normalize()
     return [document.finding(trail, "percent", f"{value.strip()!r} is text to YAML: write {share:f}", at_value=True)]
+
+
+def _unbraced(document: Document, trail: Trail, kind: str) -> list[Diagnostic]:
+    """A rule's limit or action in the place of its settings: `PG103: 0.05`."""
+    if kind != "dict_type" or trail[:1] != ("rules",) or len(trail) != 2 or trail[1] not in CATALOG:
+        return []
+    id, value = str(trail[1]), document.tree["rules"][trail[1]]
+    percent = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    if percent is not None:
+        value = float(Decimal(percent[1]).scaleb(-2))
+    setting = "action: off"
+    if isinstance(value, str) and value in STRENGTH:
+        setting = f"action: {value}"
+    elif "max" in CATALOG[id].settings.model_fields:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        setting = f"max: {value if number else 0.05}"
+    return [document.finding(trail, kind, f"settings stand in braces: write {id}: {{{setting}}}", at_value=True)]
+
+
+def _as_share(found: list[Diagnostic], kind: str, value: Any) -> list[Diagnostic]:
+    """With the mend where a share was written as a percentage: `max: 58`."""
+    if kind != "less_than_equal" or not isinstance(value, int | float) or not 1 < value <= 100:
+        return found
+    share = Decimal(str(value)).scaleb(-2).normalize()
+    return [replace(finding, message=f"{finding.message}; {value} % is written {share:f}") for finding in found]
 
 
 def _named(document: Document) -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scipy.stats import norm
-
 from privacy_gate.datamodel import Evidence
 from privacy_gate.policy.cells import both, z_sum
 from privacy_gate.policy.contract import Effort, LimitSettings, Measured, rule
 from privacy_gate.policy.examples import evidence
-from privacy_gate.policy.high_risk import HighRiskSettings, verified_cells
+from privacy_gate.policy.high_risk import HighRiskSettings, persons_to_pass, verified_cells
 
 
 class Settings(HighRiskSettings, LimitSettings):
@@ -23,12 +21,14 @@ class Settings(HighRiskSettings, LimitSettings):
 
 
 def needed(settings: Settings, effort: Effort) -> Mapping[str, int]:
-    """Persons on each side: Wilson's bound at no excess, the normal approximation elsewhere."""
-    if not effort.assumed:
-        z = float(norm.isf(effort.alpha))
-        return both(z**2 * (1 - settings.max) / settings.max) if settings.max > 0 else {}
-    gap = abs(settings.max - effort.assumed)
-    return both(effort.assumed * (1 - effort.assumed) * (z_sum(effort) / gap) ** 2) if gap > 1e-9 else {}
+    """Persons on each side: to pass, as many as let few certain members pass; to fail, by the normal approximation."""
+    assumed = effort.assumed or 0.0
+    if assumed <= settings.max:
+        count = persons_to_pass(settings.score, settings.max, assumed, effort.alpha, effort.power)
+        if count is not None:
+            return both(count)
+    gap = abs(settings.max - assumed)
+    return both(assumed * (1 - assumed) * (z_sum(effort) / gap) ** 2) if assumed and gap > 1e-9 else {}
 
 
 @rule(

@@ -40,7 +40,9 @@ def regression(settings: Settings, evidence: Evidence) -> Measured | Decided:
         Cell(f"{name}, against {against.reference}", difference, settings.max, attack=name.split(",")[0])
         for name, difference in against.differences
     )
-    note = "" if against.paired else "two stored reports were compared, not the same persons"
+    unpaired = "" if against.paired else "two stored reports were compared, not the same persons"
+    # What could not be compared is not proven to be below the limit: the rule says so itself.
+    note = "; ".join(part for part in (unpaired, against.note) if part)
     # The ceilings of the other rules hold whatever is said here, so this rule blocks only what is proven to be worse.
     # Measured from what was never approved, every release could be a little worse than the last.
     withheld = "" if against.approved else "the reference was never approved: name a model that passed"

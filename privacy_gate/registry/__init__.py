@@ -28,6 +28,7 @@ class RecordedReport:
     verdict          status of the verdict
     note             markdown shown on the run's page
     data_sha256      digest of all records of the evaluation; "": none were read
+    references       what the reference models were drawn from; "": the evaluation did not get that far
     seed, exit_code  of the evaluation; the verdict's exit code, whatever --exit-zero made of it
     """
 
@@ -42,6 +43,7 @@ class RecordedReport:
     seed: int | None = None
     exit_code: int | None = None
     restricted: Sequence[Path] = ()
+    references: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,14 @@ class Remembered:
 
     attempts: tuple[Attempt, ...] | None
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A run of the gate's about one model digest, as anybody may have made it; `deleted` ones can still be read."""
+
+    run_id: str
+    deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +152,7 @@ def run_tags(report: RecordedReport) -> dict[str, str]:
         "model_sha256": report.model_sha256,
         "policy_sha256": report.policy_sha256,
         "data_sha256": report.data_sha256,
+        "references": report.references,
         "seed": "" if report.seed is None else str(report.seed),
         "exit_code": "" if report.exit_code is None else str(int(report.exit_code)),
     }
@@ -154,7 +165,8 @@ _EXIT_CODES = {"fail": ExitCode.VIOLATED, "inconclusive": ExitCode.INCONCLUSIVE,
 def attempt_of(tags: Mapping[str, str], params: Mapping[str, str], run_id: str, at: str) -> Attempt:
     """The evaluation behind an evidence run.
 
-    Runs of versions that wrote fewer tags count, with what is known of them: an unknown data digest is one of its own.
+    Runs of versions that wrote fewer tags count, with what is known of them: an unknown data digest is one of its own,
+    and references of which nothing is said are of one kind.
     """
     verdict = tags.get(TAG_PREFIX + "verdict", "")
     seed, code = tags.get(TAG_PREFIX + "seed", params.get("seed", "")), tags.get(TAG_PREFIX + "exit_code", "")
@@ -167,6 +179,7 @@ def attempt_of(tags: Mapping[str, str], params: Mapping[str, str], run_id: str, 
         exit_code=int(code) if _is_number(code) else int(_EXIT_CODES.get(verdict, ExitCode.PASS)),
         run_id=run_id,
         at=at,
+        references=tags.get(TAG_PREFIX + "references", ""),
     )
 
 
@@ -202,8 +215,8 @@ class Registry(Protocol):
         read is left out with a warning; a registry that is gone raises RegistryUnreachable.
         """
 
-    def evaluations(self, candidate: Candidate) -> tuple[str, ...]:
-        """Ids of the gate's runs about exactly this model digest, newest first, without those that were deleted.
+    def evaluations(self, candidate: Candidate) -> Iterator[Evaluation]:
+        """The gate's runs about exactly this model digest, newest first, those that were deleted among them.
 
         Raises RegistryUnreachable (also without permission).
         """
@@ -218,7 +231,10 @@ class Registry(Protocol):
         """One of them; None where there is no such version. Raises RegistryUnreachable."""
 
     def alias(self, name: str, alias: str) -> str | None:
-        """The version that an alias points to; None where it points nowhere. Raises RegistryUnreachable."""
+        """The version that an alias points to; None where it points nowhere. Raises RegistryUnreachable.
+
+        Also of a model that the registry hides from its own client.
+        """
 
     def move_alias(self, name: str, alias: str, version: str | None) -> None:
         """Point an alias to a version, with None to nothing; again is the same as once.

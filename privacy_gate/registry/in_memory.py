@@ -17,6 +17,7 @@ from privacy_gate.registry import (
     RESTRICTED_FOLDER,
     SHARED_FOLDER,
     TAG_PREFIX,
+    Evaluation,
     Probe,
     Recorded,
     RecordedReport,
@@ -35,12 +36,13 @@ from privacy_gate.sandbox.untrusted import clean
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One version: where its model folder is, and what people said about it."""
+    """One version: where its model folder is, the run that made it, and what people said about it."""
 
     folder: Path
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    run_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -110,10 +112,10 @@ class InMemoryRegistry:
             )
         )
 
-    def evaluations(self, candidate: Candidate) -> tuple[str, ...]:
+    def evaluations(self, candidate: Candidate) -> Iterator[Evaluation]:
         """See Registry.evaluations."""
         same = [run for run, report in self.recorded.items() if report.model_sha256 == candidate.digest]
-        return tuple(reversed(same))
+        return map(Evaluation, reversed(same))
 
     def evidence(self, candidate: Candidate, into: Path) -> StoredEvidence | None:
         """See Registry.evidence."""
@@ -141,7 +143,7 @@ class InMemoryRegistry:
     def _registered(self, name: str, version: str) -> RegisteredVersion:
         entry = self.models[name][version]
         here = sorted(alias for alias, target in self.aliases.get(name, {}).items() if target == version)
-        return RegisteredVersion(name, version, tuple(here), dict(entry.tags))
+        return RegisteredVersion(name, version, tuple(here), dict(entry.tags), entry.run_id)
 
     def alias(self, name: str, alias: str) -> str | None:
         """See Registry.alias."""

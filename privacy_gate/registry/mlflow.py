@@ -28,6 +28,7 @@ from privacy_gate.registry import (
     RESTRICTED_FOLDER,
     SHARED_FOLDER,
     TAG_PREFIX,
+    Evaluation,
     Probe,
     Recorded,
     RecordedReport,
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 EXPERIMENT = "privacy-gate"
 MOST_RUNS = 20  # evaluations of one model that are searched for a member list
 PAGE = 1000  # of a listing; MLflow gives no more models at once
+PROMPT = "mlflow.prompt.is_prompt"  # a tag: MLflow keeps prompts as registered models
+_PROMPTS = f"tags.`{PROMPT}` = 'true'"
 
 # What the user set stays; what they did not set must not make the gate chatty, slow to fail or talkative to strangers.
 _SETTINGS = {
@@ -197,6 +200,14 @@ class MlflowRegistry:
         with _asking(self.tracking):
             return MlflowClient(tracking_uri=self.tracking, registry_uri=self.models)
 
+    @property
+    def _store(self) -> Any:
+        """The registry as it answers everybody: MlflowClient denies models that somebody tagged as prompts.
+
+        Their aliases are there all the same, for whoever asks the server itself.
+        """
+        return self._client._get_registry_client()  # type: ignore[no-untyped-call]
+
     # --- resolve ---
 
     def resolve(self, uri: str, into: Path) -> Candidate:
@@ -277,6 +288,15 @@ class MlflowRegistry:
         hint = "it has no version yet" if latest is None else f"its latest version is {latest.version}"
         return CandidateNotFound(f"model '{shown}' has no version {version or 'at all'}", hint)
 
+    def _denied(self, name: str, version: str) -> GateError:
+        """Why MLflow tells nothing of a version that it has just told of."""
+        if self._registered(name) is not None or self._known(lambda: self._store.get_registered_model(name)) is None:
+            return _no_version(name, version)
+        return UsageError(
+            f"model '{clean(name, 100)}' is tagged as a prompt ({PROMPT}): MLflow loads none of its versions",
+            "delete that tag of the registered model, if it is one",
+        )
+
     def _registered(self, name: str) -> Any | None:
         from mlflow.exceptions import MlflowException
 
@@ -322,8 +342,9 @@ class MlflowRegistry:
             raise CandidateNotFound(
                 f"model '{clean(name, 100)}' version {version} is not ready ({clean(found.status, 40)})", "wait for it"
             )
-        with _asking(self.models):
-            location = self._client.get_model_version_download_uri(name, version)
+        location = self._ask(
+            lambda: self._client.get_model_version_download_uri(name, version), lambda: self._denied(name, version)
+        )
         return _Origin(
             location=location,
             resolved_uri=f"models:/{name}/{version}",
@@ -612,7 +633,7 @@ class MlflowRegistry:
             raise ValueError(f"not a sha256: {candidate.digest!r}")
         try:
             with _asking(self.tracking):
-                found = self._evidence_runs(candidate.digest)
+                found = list(self._evidence_runs(candidate.digest))
         except RegistryUnreachable as error:
             if error.__cause__ is None or not _is_forbidden(error.__cause__):
                 raise
@@ -620,34 +641,32 @@ class MlflowRegistry:
             return Remembered(None, (f"earlier evaluations are not known: no permission to read them from {where}",))
         return Remembered(tuple(_attempt(run) for run in found))
 
-    def _evidence_runs(self, digest: str) -> list[Any]:
+    def _evidence_runs(self, digest: str) -> Iterator[Any]:
+        """Newest first, page by page, with those that somebody deleted."""
         from mlflow.entities import ViewType
 
-        experiment = self._client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            return []
-        found: list[Any] = []
+        with _asking(self.tracking):
+            experiment = self._client.get_experiment_by_name(EXPERIMENT)
         token: str | None = None
-        while token is None or token:
-            page = self._client.search_runs(
-                [experiment.experiment_id],
-                f"tags.`{TAG_PREFIX}model_sha256` = '{digest}'",
-                ViewType.ALL,
-                max_results=1000,
-                page_token=token,
-            )
-            found += page
+        while experiment is not None and token != "":
+            with _asking(self.tracking):
+                page = self._client.search_runs(
+                    [experiment.experiment_id],
+                    f"tags.`{TAG_PREFIX}model_sha256` = '{digest}'",
+                    ViewType.ALL,
+                    max_results=PAGE,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
+                )
+            yield from page
             token = page.token or ""
-        return found
 
-    def evaluations(self, candidate: Candidate) -> tuple[str, ...]:
+    def evaluations(self, candidate: Candidate) -> Iterator[Evaluation]:
         """See Registry.evaluations."""
         if re.fullmatch(r"[0-9a-f]{64}", candidate.digest) is None:  # it becomes a part of a query
             raise ValueError(f"not a sha256: {candidate.digest!r}")
-        with _asking(self.tracking):
-            found = [run for run in self._evidence_runs(candidate.digest) if run.info.lifecycle_stage == "active"]
-        newest = sorted(found, key=lambda run: (run.info.start_time or 0, run.info.run_id), reverse=True)
-        return tuple(str(run.info.run_id) for run in newest)
+        for run in self._evidence_runs(candidate.digest):
+            yield Evaluation(str(run.info.run_id), deleted=run.info.lifecycle_stage != "active")
 
     def evidence(self, candidate: Candidate, into: Path) -> StoredEvidence | None:
         """See Registry.evidence."""
@@ -712,9 +731,12 @@ class MlflowRegistry:
 
     def versions(self) -> Iterator[RegisteredVersion]:
         """See Registry.versions. What comes or goes while it is listed may be missing; prompts are no models."""
+        # Databricks' catalogs list prompts elsewhere, or have none.
+        both = (None,) if self.models.startswith(("databricks", "uc:")) else (None, _PROMPTS)
         aliases = {
             str(model.name): dict(model.aliases)
-            for model in self._pages(lambda token: self._client.search_registered_models(None, PAGE, None, token))
+            for which in both  # the second are those that the first leaves out
+            for model in self._pages(partial(self._client.search_registered_models, which, PAGE, None))
         }
         # A page begins where the one before ended, counted in rows: in this order new versions move few of them.
         order = ["name ASC", "version_number ASC"]
@@ -722,7 +744,7 @@ class MlflowRegistry:
             (str(v.name), int(v.version)): v
             for v in self._pages(lambda token: self._client.search_model_versions(None, PAGE, order, token))
         }
-        # Whoever tags a version as a prompt hides it, though it can be loaded by its alias: that much of it is told.
+        # Whoever tags a version as a prompt hides it, though its alias can be asked for: that much of it is told.
         hidden = {(name, int(version)) for name, named in aliases.items() for version in named.values()} - set(found)
         # A listing does not carry aliases, and databases do not agree on the order of names.
         for name, number in sorted({*found, *hidden}):
@@ -764,7 +786,7 @@ class MlflowRegistry:
 
     def alias(self, name: str, alias: str) -> str | None:
         """See Registry.alias."""
-        model = self._known(lambda: self._client.get_registered_model(name))
+        model = self._known(lambda: self._store.get_registered_model(name))
         version = None if model is None else model.aliases.get(alias)
         return None if version is None else str(version)
 
@@ -775,7 +797,7 @@ class MlflowRegistry:
         if self.alias(name, alias) == (None if version is None else str(int(version))):
             return
         if version is None:
-            self._change(lambda: self._client.delete_registered_model_alias(name, alias), None)
+            self._change(lambda: self._store.delete_registered_model_alias(name, alias), None)
         else:
             if self._version(name, version) is None:
                 raise _no_version(name, version)
@@ -790,7 +812,7 @@ class MlflowRegistry:
         for key, value in tags.items():
             if found.tags.get(key) != value:
                 self._change(
-                    partial(self._client.set_model_version_tag, name, version, key, value), _no_version(name, version)
+                    partial(self._store.set_model_version_tag, name, version, key, value), _no_version(name, version)
                 )
 
     def _change(self, action: Callable[[], Any], missing: GateError | None) -> None:

@@ -256,8 +256,17 @@ _GENERATIVE = frozenset(
 )
 _FORECASTING = frozenset({"prophet", "pmdarima", "diviner"})
 _OTHER = {"statsmodels": "statistical", "johnsnowlabs": "generative", "crate": "R"}
-_LOADERS = ("mlflow.pytorch", "mlflow.lightgbm", "mlflow.xgboost")
-# Not .pt2: torch.export.load evaluates the expressions for sizes that such a file holds.
+# The flavors that are data, and the classes that MLflow makes for them and that read their file by a parser of their
+# own. It calls whatever else an XGBoost model names, and unpickles what a LightGBM model calls anything but a Booster.
+# Not PyTorch's .pt2: torch.export.load evaluates the expressions for sizes that such a file holds.
+_CLASSES = {
+    "lightgbm": frozenset({"lightgbm.basic.Booster"}),
+    "xgboost": frozenset({"xgboost.core.Booster", "xgboost.sklearn.XGBClassifier", "xgboost.sklearn.XGBRFClassifier"}),
+}
+# Settings that MLflow writes and, for these classes, does not read.
+_UNREAD = frozenset(
+    {"lgb_version", "xgb_version", "model_format", "serialization_format", "skops_trusted_types", "python_version"}
+)
 _INERT = frozenset({".lgb", ".ubj", ".json", ".yaml", ".txt", ".md"})
 
 
@@ -326,20 +335,49 @@ def _unsupported(uri: str, what: str) -> GateError:
 
 
 def executes_code(mlmodel: MLmodel, folder: Path) -> bool:
-    """Whether loading the model may run code that came with it; True in every case of doubt.
+    """Whether loading the model may run code: its own, or a function of the environment that it names.
 
-    False only if no flavor brings code, the loader is one of MLflow's own for plain data, and all files are plain data.
+    False only if all files are plain data, and every setting of its flavors is known to bring and to name no code.
     """
-    for settings in flavors(mlmodel).values():
-        if any(settings.get(key) for key in ("code", "model_code_path")):
-            return True
-        if settings.get("loader_module") not in (None, *_LOADERS):  # a tuple: what a stranger wrote may be unhashable
-            return True
-        if any(not _stays_inside(value, folder) for value in settings.values() if isinstance(value, str)):
-            return True
+    has = flavors(mlmodel)
+    native = next((name for name in has if name in _CLASSES), None)
+    if native is None or not set(has) <= {native, "python_function"}:
+        return True
+    if not all(_is_plain(native, key, value, folder) for settings in has.values() for key, value in settings.items()):
+        return True
+    if "data" not in has[native] or not _names_files(mlmodel.get("saved_input_example_info"), folder):
+        return True
     files = [path for path in folder.rglob("*") if path.is_file()]
     named = {MLMODEL, *_NOT_CONTENT}
     return any(path.suffix not in _INERT and path.relative_to(folder).as_posix() not in named for path in files)
+
+
+def _is_plain(native: str, key: str, value: Any, folder: Path) -> bool:
+    """Whether a setting of a flavor that is data leaves it data. Values are a stranger's: of any type."""
+    match key:
+        case "code" | "model_code_path":
+            return not value
+        case "model_class":  # null is no Booster: MLflow unpickles that
+            return isinstance(value, str) and value in _CLASSES[native]
+        case "loader_module":
+            return isinstance(value, str) and value == f"mlflow.{native}"
+        case "predict_fn":
+            return isinstance(value, str) and value == "predict"
+        case "data":
+            return isinstance(value, str) and "/" not in value and _stays_inside(value, folder)
+        case "env":  # where it is listed what has to be installed, which loading does not do
+            return isinstance(value, str | dict) and _names_files({"env": value}, folder)
+        case _:
+            return key in _UNREAD
+
+
+def _names_files(value: Any, folder: Path) -> bool:
+    """Whether every text in it, read as a path, leads nowhere but into the folder."""
+    if isinstance(value, dict):
+        return all(_names_files(inner, folder) for inner in value.values())
+    if isinstance(value, list):
+        return all(_names_files(inner, folder) for inner in value)
+    return not isinstance(value, str) or ("://" not in value and _stays_inside(value, folder))
 
 
 def _stays_inside(value: str, folder: Path) -> bool:

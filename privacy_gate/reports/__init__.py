@@ -65,16 +65,6 @@ def write(report: Report, folder: Path, formats: Iterable[str] = ()) -> dict[str
 ATTESTATION = "attestation.json"  # what others sign about a report, beside it
 
 
-def clear(folder: Path) -> None:
-    """Remove the reports of an earlier run: a pass that stands where a later run ended with 2 would be read as its own.
-
-    So is what was signed about them. Raises StorageFailed.
-    """
-    if folder.is_dir():
-        for name in (*(form.filename for form in CATALOG), ATTESTATION):
-            remove(folder / name)
-
-
 def remove(path: Path) -> None:
     """Delete a file if it is there; raises StorageFailed."""
     try:

@@ -223,7 +223,11 @@ def slices(outcomes: Iterable[datamodel.AttackOutcome], alpha: float = ALPHA) ->
             members=_shown(part.members),
             nonmembers=_shown(part.nonmembers),
             attack=", ".join(
-                [outcome.id, outcome.threat_model.value, *([outcome.threshold.value] if outcome.threshold else [])]
+                [
+                    outcome.id,
+                    *datamodel.threat_told(outcome.threat_model, outcome.threshold),
+                    *([outcome.threshold.value] if outcome.threshold else []),
+                ]
             ),
             accuracy=doc.Interval(
                 value=number(part.accuracy.value),
@@ -569,11 +573,12 @@ def threats(access: str, outcomes: Iterable[datamodel.AttackOutcome]) -> doc.Thr
     """What was run, what was not, and why."""
     ran = [outcome for outcome in outcomes if isinstance(outcome, datamodel.AttackResult)]
     rest = [outcome for outcome in outcomes if not isinstance(outcome, datamodel.AttackResult)]
+    told = {model for outcome in ran for model in datamodel.threat_told(outcome.threat_model, outcome.threshold)}
     if any(outcome.family == "white-box" for outcome in ran):
         access += "; white-box attacks also read its weights"
     return doc.Threats(
         access=access,
-        threat_models=tuple(model for model in datamodel.ThreatModel if any(o.threat_model == model for o in ran)),
+        threat_models=tuple(model for model in datamodel.ThreatModel if model in told),
         attacks_run=tuple(dict.fromkeys(outcome.id for outcome in ran)),
         attacks_not_run=tuple(
             doc.NotRun(

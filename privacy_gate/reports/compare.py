@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from privacy_gate.datamodel import Measurement, RuleStatus, VerdictStatus
+from privacy_gate.datamodel import Measurement, RuleStatus, VerdictStatus, threat_told
 from privacy_gate.metrics import Proportion, Ranged, normal_deviate
 from privacy_gate.reports.document import Attack, Interval, RecordSet, Report, Rule
 
@@ -99,7 +99,7 @@ def unpaired(new: Measurement, old: Measurement) -> Ranged:
 
 def cell_name(attack: Attack) -> str:
     """`confidence, known-subset, class`: an attack as rules name their cells."""
-    parts = [attack.id, attack.threat_model.value]
+    parts = [attack.id, *threat_told(attack.threat_model, attack.threshold)]
     if attack.threshold is not None:
         parts.append(attack.threshold.value)
     if attack.adaptive is False:

@@ -442,7 +442,7 @@ class Baseline(Part):
 
 
 class Attempt(Part):
-    """How often this model was evaluated on other data or seeds, and the levels that are left."""
+    """How often this model was evaluated on other data, seeds or shadows, and the levels that are left."""
 
     number: int
     recorded: bool = Field(description="whether the registry remembers; if not, this counts as the first")

@@ -201,7 +201,7 @@ def attempt(made: Attempt) -> str:
     levels = f"levels {made.alpha_pass:.3g} to pass, {made.alpha_fail:.3g} to fail"
     if not made.recorded:
         return f"nobody keeps earlier evaluations of this model; {levels}" + (f"; {made.note}" if made.note else "")
-    count = "first evaluation" if made.number == 1 else f"evaluation {made.number} on other data or seeds"
+    count = "first evaluation" if made.number == 1 else f"evaluation {made.number} on other data, seeds or shadows"
     return f"{count} of this model; {levels}" + (f"; {made.note}" if made.note else "")
 
 

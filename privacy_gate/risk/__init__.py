@@ -37,11 +37,13 @@ class Estimated:
     scores    [R]
     interval  [R] each, low and high ends of 90 % intervals; None where the estimator gives none
     notes     how the scores came about, one sentence each, for people
+    rankings  [R] each, higher = riskier: whom the scores may have missed is looked for at the top of these
     """
 
     scores: Floats
     interval: tuple[Floats, Floats] | None = None
     notes: tuple[str, ...] = ()
+    rankings: tuple[Floats, ...] = ()
 
 
 Estimate = Callable[[RiskInput], Floats]

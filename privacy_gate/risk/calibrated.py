@@ -60,7 +60,8 @@ def assess(given: RiskInput) -> Estimated:
     rounds = _rounds(given)
     scores = _mean(rounds, given)
     interval, note = _interval(rounds, scores, given)
-    return Estimated(scores, interval, (*_notes(rounds, given), *note))
+    # The attack's own scores order people whom no curve tells apart; the risk orders those whose class matters.
+    return Estimated(scores, interval, (*_notes(rounds, given), *note), (_own(given)[0].scores, scores))
 
 
 @estimator(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from scipy.special import ndtri
 from privacy_gate import metrics
 from privacy_gate.datamodel import Audit, Bools, Floats, HighRisk, Ints, RiskScores
 from privacy_gate.errors import NotEvaluable
+from privacy_gate.risk.ranking import Top, attributable
 
 CUTS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PRIORS = (0.5, 0.1, 0.01)
@@ -24,9 +25,17 @@ _CHUNK = 2_000_000  # draws held at a time
 
 
 def summarise(
-    estimator_id: str, scores: Floats, audit: Audit, seed: int = 0, interval: tuple[Floats, Floats] | None = None
+    estimator_id: str,
+    scores: Floats,
+    audit: Audit,
+    seed: int = 0,
+    interval: tuple[Floats, Floats] | None = None,
+    rankings: Sequence[Floats] = (),
 ) -> RiskScores:
     """What an estimator's scores [R] come to, given the answer key. Raises NotEvaluable without both kinds of records.
+
+    The upper bounds of the attributable shares count whom the scores may have missed at the top of `rankings`, [R]
+    each; without any they hold for those alone whose score reaches the cut.
 
     A person is high-risk when one of its records, drawn at random, reaches the cut: with "any of its records", persons
     with more records would be flagged more often, and the excess over non-members would measure that. Calibration
@@ -40,7 +49,7 @@ def summarise(
     return RiskScores(
         estimator=estimator_id,
         scores=scores,
-        high=tuple(_high_risk(scores, audit, drawn, cut, interval) for cut in CUTS),
+        high=tuple(_high_risk(scores, audit, drawn, cut, interval, rankings) for cut in CUTS),
         calibration=_calibration(scores, member, wide, even),
         reliability=wide.reliability(),
         interval=interval,
@@ -55,18 +64,24 @@ def summarise(
 
 
 def _high_risk(
-    scores: Floats, audit: Audit, drawn: Bools, cut: float, interval: tuple[Floats, Floats] | None
+    scores: Floats,
+    audit: Audit,
+    drawn: Bools,
+    cut: float,
+    interval: tuple[Floats, Floats] | None,
+    rankings: Sequence[Floats],
 ) -> HighRisk:
     reached = scores >= cut
     members, others = drawn & audit.member, drawn & ~audit.member
     hits_in, in_total = int((members & reached).sum()), int(members.sum())
     hits_out, out_total = int((others & reached).sum()), int(others.sum())
     counts = hits_in, in_total, hits_out, out_total
+    tops = tuple(Top.ranked(ranking[drawn], audit.member[drawn], cut) for ranking in rankings)
     return HighRisk(
         score=cut,
         members=hits_in,
         nonmembers=hits_out,
-        attributable=metrics.share_excess(*counts),
+        attributable=attributable(metrics.share_excess(*counts), tops),
         precision=metrics.precision(*counts, prior=0.5),
         precision_at={prior: metrics.precision(*counts, prior=prior) for prior in PRIORS},
         sure=None if interval is None else int((members & (interval[0] >= cut)).sum()),

@@ -6,6 +6,7 @@ and the setting that mends it. No value that a model answered is quoted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Outputs
 from privacy_gate.errors import ModelOutputUnusable
-from privacy_gate.sandbox.outputs import Form, checked, coded, one_hot, plain
+from privacy_gate.sandbox.outputs import SUM_TOLERANCE, Form, checked, coded, one_hot, plain
 from privacy_gate.sandbox.untrusted import clean
 
 _KEYS = ("logits", "probabilities", "probs", "scores")  # of a dict, in this order: what is read, whatever else it holds
@@ -55,7 +56,17 @@ def read(answer: Any, form: Form, rows: int, own: tuple[Any, ...] | None = None,
     Raises ModelOutputUnusable.
     """
     names = own if own is not None else form.names
-    found = unpacked(answer)
+    found = unpacked(answer, entire=form.column is not None)
+    if form.column is None:
+        return _read(found, form, rows, names, decide=decide)
+    picked, unread = _picked(found, form, names, decide=decide)
+    told = _read(picked, form, rows, names, decide=decide)
+    if not decide:
+        _require_whole(told, unread, names, form)
+    return told
+
+
+def _read(found: NDArray[Any] | Columns, form: Form, rows: int, names: tuple[Any, ...] | None, *, decide: bool) -> Read:
     order: tuple[Any, ...] | None = None
     if isinstance(found, Columns):
         found, order, positive = _chosen(found, names, form)
@@ -120,6 +131,107 @@ def more_than_labels() -> ModelOutputUnusable:
         "leave out `output: labels`; of a model that is released behind an interface that tells labels alone, say "
         "`defence: {output_coarsening: {label_only: true}}`",
     )
+
+
+# --- columns that the config picks ---------------------------------------------------------------------------------
+
+
+def _picked(
+    found: NDArray[Any] | Columns, form: Form, names: tuple[Any, ...] | None, *, decide: bool
+) -> tuple[NDArray[Any] | Columns, tuple[NDArray[Any], ...]]:
+    """What `form.column` names, and the columns [n] that it does not. Raises ModelOutputUnusable: there is no such one.
+
+    decide  of shadows, which may be of another make: those that have no such columns are read as a whole
+    """
+    wanted = form.column if isinstance(form.column, tuple) else (form.column,)
+    if isinstance(found, Columns):
+        places = [_column_of(found, one) for one in wanted]
+        told = [i for i in places if i is not None]
+        if len(told) < len(places):
+            if decide:
+                return found, ()
+            lost = clean(wanted[places.index(None)], 40)
+            raise _unclear(found, f"output.column says {lost}, which is none of them, or several", "write its name")
+        rest = tuple(column for i, column in enumerate(found.columns) if i not in told)
+        chosen = Columns(tuple(found.names[i] for i in told), tuple(found.columns[i] for i in told))
+        return (chosen, rest) if len(told) == 1 else (_side_by_side(chosen, form), rest)
+    table = found[:, None] if found.ndim == 1 else found
+    if table.ndim != 2 or (decide and _answers_alone(table, wanted, names)):
+        return found, ()
+    indices = [one for one in wanted if isinstance(one, int)]
+    if len(indices) < len(wanted):
+        raise ModelOutputUnusable(
+            "the model answers with an array, and its columns have no names",
+            f"there are {table.shape[1]}: write an index from 0 to {table.shape[1] - 1} as output.column",
+        )
+    if max(indices) >= table.shape[1]:
+        raise ModelOutputUnusable(
+            f"the model answers with {table.shape[1]} columns, and output.column says {max(indices)}",
+            "they are counted from 0",
+        )
+    columns = [_plainly(table[:, i]) for i in range(table.shape[1])]
+    rest = tuple(column for i, column in enumerate(columns) if i not in indices)
+    if len(indices) == 1:
+        return columns[indices[0]], rest
+    return _side_by_side(Columns(tuple(indices), tuple(columns[i] for i in indices)), form), rest
+
+
+def _answers_alone(table: NDArray[Any], wanted: Sequence[Any], names: tuple[Any, ...] | None) -> bool:
+    """Whether an array without names has a column per class and no other, as far as that can be told."""
+    if any(isinstance(one, str) or one >= table.shape[1] for one in wanted):
+        return True
+    numbers = table.dtype.kind in "fiu" and names is not None and table.shape[1] == len(names) > 1
+    return numbers and bool((table >= 0).all() and (np.abs(table.sum(axis=1) - 1) <= SUM_TOLERANCE).all())
+
+
+def _plainly(column: NDArray[Any]) -> NDArray[Any]:
+    """A column out of an array of objects."""
+    return _opened(column) if column.dtype == object else column
+
+
+def _side_by_side(chosen: Columns, form: Form) -> NDArray[Any]:
+    """[n, K] one column per class, in the order of `form.classes`."""
+    if any(column.ndim != 1 or column.dtype.kind not in "fiub" for column in chosen.columns):
+        raise _unclear(chosen, "some of those that output.column lists are no numbers, one per record", "list others")
+    named = [_place(name, form.classes or ()) for name in chosen.names if isinstance(name, str)]
+    if len(named) == len(chosen.names) and None not in named and named != sorted(k for k in named if k is not None):
+        raise _unclear(
+            chosen, "they are named after the classes in another order", "list output.column in that of output.classes"
+        )
+    return chosen.stacked(range(len(chosen.columns)))
+
+
+def _require_whole(told: Read, unread: Sequence[NDArray[Any]], names: tuple[Any, ...] | None, form: Form) -> None:
+    """Raises ModelOutputUnusable where what the config picks out of an answer would be read as what it is not."""
+    outputs = told.outputs
+    if outputs.labels_only:
+        if any(column.ndim != 1 or not _decisions(column, names) for column in unread):
+            raise ModelOutputUnusable(
+                "the model answers with numbers beside the labels that output.column picks: they may be scores",
+                "name the score as output.column; of a model that is released behind an interface that tells labels "
+                "alone, say `defence: {output_coarsening: {label_only: true}}` as well",
+            )
+        return
+    if isinstance(form.column, tuple) or names is None or outputs.values.shape[1] != 2:
+        return
+    if len(names) != 2:
+        raise ModelOutputUnusable(
+            f"output.column names one column of scores, and there are {len(names)} classes",
+            "list one column per class, in the order of output.classes",
+        )
+    score = outputs.values[:, 1].astype(np.float64)
+    for column in unread if outputs.kind == "probabilities" else ():
+        codes = coded(column, names, indices=True) if column.ndim == 1 else np.zeros(0)
+        if set(codes.tolist()) != {0, 1} or len(codes) != len(score):
+            continue
+        low, high = score[codes == 0], score[codes == 1]
+        # The score of whichever label was given is on one side of 1/2; one class's is parted by the labels' threshold.
+        parted = high.min() >= low.max() or low.min() >= high.max()
+        if not parted and ((score >= 0.5).all() or (score <= 0.5).all()):
+            raise ModelOutputUnusable(
+                "the column that output.column picks is the score of the label beside it, not of one class",
+                "log the model so that it answers with one column per class (pyfunc_predict_fn='predict_proba')",
+            )
 
 
 # --- columns with names ---------------------------------------------------------------------------------------------
@@ -201,19 +313,31 @@ def _decisions(column: NDArray[Any], names: tuple[Any, ...] | None) -> bool:
     return column.dtype.kind != "f" or (names is not None and bool((coded(column, names, indices=True) >= 0).all()))
 
 
-def _unclear(found: Columns, why: str) -> ModelOutputUnusable:
+def _unclear(found: Columns, why: str, mend: str = "") -> ModelOutputUnusable:
     shown = ", ".join(clean(name, 40) for name in found.names[:_SHOWN])
     more = f" and {len(found.names) - _SHOWN} more" if len(found.names) > _SHOWN else ""
-    return ModelOutputUnusable(f"the model answers with the columns {shown}{more}: {why}", ALONE)
+    return ModelOutputUnusable(f"the model answers with the columns {shown}{more}: {why}", mend or _pick(found))
+
+
+def _pick(found: Columns) -> str:
+    """How to say which columns are to be read."""
+    scores = [name for name, column in zip(found.names, found.columns, strict=True) if not _decisions(column, None)]
+    only = str(scores[0]) if len(scores) == 1 else ""
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,39}", only):
+        return f"say `output: {{column: {only}}}` if it is the score of one class (of output.positive); or {ALONE}"
+    return f"list one column per class as output.column, in the order of output.classes; or {ALONE}"
 
 
 # --- what models return ---------------------------------------------------------------------------------------------
 
 
-def unpacked(answer: Any) -> NDArray[Any] | Columns:
-    """An array, or columns with names. Raises ModelOutputUnusable for rows of different lengths."""
+def unpacked(answer: Any, *, entire: bool = False) -> NDArray[Any] | Columns:
+    """An array, or columns with names. Raises ModelOutputUnusable for rows of different lengths.
+
+    entire  all columns of a dictionary, not only the one whose name tells that it is the answer
+    """
     if isinstance(answer, Mapping):
-        known = next((key for key in _KEYS if key in answer), None)
+        known = None if entire else next((key for key in _KEYS if key in answer), None)
         return _table(answer) if known is None else unpacked(answer[known])
     if type(answer).__module__.partition(".")[0] in ("pyarrow", "polars") and hasattr(answer, "to_pandas"):
         answer = answer.to_pandas()

@@ -14,6 +14,7 @@ from privacy_gate.sandbox.stages import class_of, rounds
 
 LIGHTGBM, XGBOOST = "lightgbm.Booster", "xgboost.Booster"
 ROUNDS = {LIGHTGBM: "num_iterations", XGBOOST: "num_boost_round"}
+_SHOWN = 20  # columns in a message
 MEND = "train it in shadows.recipe.python (path.py:train) or shadows.recipe.command"
 
 # Objectives whose answers are one class each. A custom one is a function that the file does not have.
@@ -59,19 +60,47 @@ def is_booster(model: Any) -> bool:
     return class_of(model) in ROUNDS
 
 
-def misplaced(model: Any, given: Sequence[str]) -> tuple[int, str] | None:
-    """The first place where a LightGBM model was trained with another of the given columns, and its name for that one.
+def misplaced(model: Any, given: Sequence[str]) -> tuple[str, str] | None:
+    """What is wrong with the order of the given columns, and the mend; None where all are in place.
 
-    LightGBM itself takes columns by place and says nothing. None where all are in place, and where its names are others
-    altogether: then places are all that there is. Spaces are underscores in its names.
+    LightGBM itself takes columns by place and says nothing: where its names are others altogether, places are all that
+    there is. XGBoost refuses other names, in an error that no user reads. Spaces are underscores in LightGBM's names.
     """
-    booster = model if class_of(model) == LIGHTGBM else getattr(model, "booster_", None)
-    if booster is None or class_of(booster) != LIGHTGBM:
+    booster = _booster_of(model)
+    if booster is None:
         return None
-    told, names = booster.feature_name(), [name.replace(" ", "_") for name in given]
-    if sorted(told) != sorted(names):
+    by_place = class_of(booster) == LIGHTGBM
+    own = booster.feature_name() if by_place else booster.feature_names
+    if own is None:
         return None
-    return next(((i, own) for i, (own, name) in enumerate(zip(told, names, strict=True)) if own != name), None)
+    names = [name.replace(" ", "_") for name in given] if by_place else list(given)
+    if sorted(own) != sorted(names):
+        if by_place:
+            return None
+        mend = "name them in the files, and under data.schema or data.features, as the model does; data.drop leaves out"
+        return f"the model takes the columns {_few(own)}; here are {_few(names)}", mend
+    place = next((i for i, (mine, name) in enumerate(zip(own, names, strict=True)) if mine != name), None)
+    if place is None:
+        return None
+    written = dict(zip(names, given, strict=True))
+    wrong = f"{own[place]!r} is its column {place + 1}, and {given[place]!r} stands there"
+    listed = _few([written[name] for name in own])
+    return (
+        f"the model was trained with its columns in another order: {wrong}",
+        f"list the features in the model's order under data.schema or data.features: {listed}",
+    )
+
+
+def _booster_of(model: Any) -> Any:
+    """The Booster in a model of LightGBM or XGBoost; None where there is none."""
+    if is_booster(model):
+        return model
+    inner = getattr(model, "booster_" if hasattr(model, "booster_") else "_Booster", None)
+    return inner if inner is not None and is_booster(inner) else None
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f", … ({len(names)})" if len(names) > _SHOWN else "")
 
 
 def loses_settings(flavor: str) -> bool:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from privacy_gate.datamodel import Candidate
-from privacy_gate.errors import EvaluationFailed, ModelOutputUnusable, WorkerDied
+from privacy_gate.errors import EvaluationFailed, ModelOutputUnusable, ModuleMissing, WorkerDied
 from privacy_gate.sandbox import interpreters, logged, virtual
 from privacy_gate.sandbox.runtime import Runtime
 
 CURRENT, MODEL = "current", "model"
+_HANDFUL = 5  # differences that one line tells
 
 
 def choose(
@@ -69,19 +70,25 @@ def _own(names: Iterable[str]) -> dict[str, str]:
 
 def warning(runtime: Runtime) -> str:
     """What a report says where the model may not be what it was: other versions load it than it was logged with."""
-    return f"the model was logged with other versions than it is loaded with: {'; '.join(runtime.differs)}"
+    return f"the model was logged with other versions than it is loaded with: {_told(runtime.differs)}"
+
+
+def _told(differs: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(differs) - _HANDFUL
+    return "; ".join([*differs[:_HANDFUL], *([f"and {more} more"] if more > 0 else [])])
 
 
 @contextlib.contextmanager
 def explained(runtime: Runtime) -> Iterator[None]:
-    """A model that cannot be loaded, or asked, may be of other versions: then the error says so."""
+    """A model that cannot be loaded, or asked, may be of other versions, or lack a module: then the error says so."""
     try:
         yield
     except (ModelOutputUnusable, WorkerDied) as error:
-        if not runtime.differs:
+        if not runtime.differs and not (isinstance(error, ModuleMissing) and runtime.python is None):
             raise
         way = "environment: /path/to/python names another interpreter"
         if runtime.python is None:
             way = f"environment: model loads it with its own versions, {way}"
-        hint = f"the model was logged with {'; '.join(runtime.differs)}: {way}"
+        hint = f"the model was logged with {_told(runtime.differs)}: {way}" if runtime.differs else way
         raise type(error)(error.what, f"{hint}; {error.hint}" if error.hint else hint) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,16 @@ def form_of(output: Output, data_classes: Sequence[Any] | None, raw_labels: NDAr
     declared = tuple(output.classes or data_classes or ()) or None
     if declared is not None and len(set(_plain(declared))) != len(declared):
         raise ConfigError(f"{_named(output)} names a class twice: {_shown(declared)}", "list every class once")
+    column = tuple(output.column) if isinstance(output.column, list) else output.column
+    if isinstance(column, tuple) and (declared is None or len(declared) != len(column)):
+        count = "nobody says which classes in which order" if declared is None else f"there are {len(declared)} classes"
+        raise ConfigError(
+            f"output.column lists {len(column)} columns, one per class; {count}",
+            "list output.classes in the order of these columns",
+        )
     labels = distinct(raw_labels)
     if output.positive is None:
-        return Form(output.kind, declared, 1, labels)
+        return Form(output.kind, declared, 1, labels, column)
     known = declared if declared is not None else labels
     if known is None or len(known) != 2:
         count = "the data have no two classes" if known is None else f"there are {len(known)} classes"
@@ -51,8 +58,20 @@ def form_of(output: Output, data_classes: Sequence[Any] | None, raw_labels: NDAr
         )
     place = _plain(known).index(plain(output.positive))
     if declared is not None:
-        return Form(output.kind, declared, 1 if place else 0, labels)
-    return Form(output.kind, (known[1 - place], known[place]), 1, labels)
+        return Form(output.kind, declared, 1 if place else 0, labels, column)
+    return Form(output.kind, (known[1 - place], known[place]), 1, labels, column)
+
+
+def left_out(output: Output) -> Iterator[str]:
+    """What a report says where the config picks columns out of the answers."""
+    if output.column is None:
+        return
+    columns = output.column if isinstance(output.column, list) else [output.column]
+    one = len(columns) == 1
+    yield (
+        f"of the model's answers, {'the column' if one else 'the columns'} {_shown(columns)} alone"
+        f" {'was' if one else 'were'} looked at (output.column): what others tell is not part of this verdict"
+    )
 
 
 def agreed(output: Output, data_classes: Sequence[Any] | None, of_model: tuple[Any, ...] | None) -> None:

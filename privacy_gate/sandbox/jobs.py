@@ -26,6 +26,7 @@ from privacy_gate.errors import (
     DataError,
     GateError,
     ModelOutputUnusable,
+    ModuleMissing,
     NotEvaluable,
     StorageFailed,
     UnsupportedModel,
@@ -234,7 +235,8 @@ def array(path: Path, job: Job) -> NDArray[Any]:
 
 
 _REPORTABLE: Mapping[str, type[GateError]] = {
-    c.__name__: c for c in (DataError, ModelOutputUnusable, NotEvaluable, StorageFailed, UnsupportedModel)
+    c.__name__: c
+    for c in (DataError, ModelOutputUnusable, ModuleMissing, NotEvaluable, StorageFailed, UnsupportedModel)
 }
 
 
@@ -244,7 +246,9 @@ def _reported(error: Mapping[str, Any], features: AnyFeatures | None, job: Job) 
     if kind is None:
         name, where = dotted(error.get("class")) or "an error", dotted(error.get("where"))
         what = f"the model could not be loaded and scored: {name}{f' in {where}' if where else ''}"
-        return ModelOutputUnusable(what + _given(features), job.hint)
+        # Some import what they need when they are asked.
+        sort = ModuleMissing if name == "ModuleNotFoundError" else ModelOutputUnusable
+        return sort(what + _given(features), job.hint)
     what, hint = clean(error.get("what", ""), 500), clean(error.get("hint", ""), 300)
     return kind(what, f"{hint}; {job.hint}" if hint else job.hint)
 

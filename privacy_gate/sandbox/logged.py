@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 REQUIREMENTS, PYTHON_ENV, CONDA = "requirements.txt", "python_env.yaml", "conda.yaml"
 _MOST_BYTES = 1 << 20
 _MOST_LINES = 1000
+_LONGEST_NAME = 100
 
 # Settings of MLflow's flavors -> the distribution whose version they are.
 _SETTINGS = {
@@ -32,8 +33,12 @@ _SETTINGS = {
 }
 _BOOSTING = ("lightgbm", "xgboost")
 # The same module under another name.
-ALSO = {"xgboost": "xgboost-cpu"}
-# Libraries that a model of this flavor is made of: a wrapper or a pipeline holds another library's model.
+ALSO = {"xgboost": "xgboost-cpu", "xgboost-cpu": "xgboost"}
+# How many parts of a version must agree: a library's objects are only promised to load in the same minor version, these
+# ones' in the same major one.
+_PARTS, _FEWER_PARTS = 2, {"numpy": 1, "mlflow": 1, "cloudpickle": 1}
+# Libraries that a model of this flavor is made of: a wrapper or a pipeline holds another library's model. They are told
+# first.
 _MADE_OF = {
     "sklearn": ("scikit-learn", *_BOOSTING),
     "pytorch": ("torch",),
@@ -50,39 +55,45 @@ def normal(name: str) -> str:
 
 def made_with(snapshot: Path) -> dict[str, str]:
     """Distribution, and "python" -> version that the model was logged with; what nobody told, or junk, is absent."""
-    found = {normal(one.name): version for one in _readable(snapshot) if (version := _pinned(one)) is not None}
+    told, own = flavors(read_mlmodel(snapshot)), {}
     if python := _python_env(snapshot):
-        found["python"] = python
-    told = flavors(read_mlmodel(snapshot))
+        own["python"] = python
     for flavor, names in _SETTINGS.items():
         for setting, name in names.items():
-            # The flavor's own word is of what was there; a requirement may have been written by hand.
-            if (own := _version(told.get(flavor, {}).get(setting))) is not None:
-                found[name] = str(own)
-    return found
+            if (version := _version(told.get(flavor, {}).get(setting))) is not None:
+                own[name] = str(version)
+    # The flavor's own word is of what was there; a requirement may have been written by hand.
+    return {**_pins(snapshot, own.get("python")), **own}
 
 
 def differences(made: Mapping[str, str], have: Mapping[str, str], flavor: str, pickled: bool) -> tuple[str, ...]:
     """What may keep the model from loading, or change what it answers: "scikit-learn 1.5.2, here 1.9.1".
 
+    What it is made of comes first, then what is not there, then other major versions. A requirement that only its
+    training had is told, too: nobody can tell which these are.
     made     as `made_with` tells it
     have     distribution, and "python" -> version in the interpreter that will load it
     pickled  whether it was written by cloudpickle, which promises nothing across its own versions
     """
-    # How many parts of a version must agree: a library's objects are only promised to load in the same minor version.
-    parts = {"python": 2, **dict.fromkeys(_MADE_OF.get(flavor, ()), 2), "numpy": 1}
-    if pickled:
-        parts["cloudpickle"] = 1
+    first = ["python", *_MADE_OF.get(flavor, ()), "numpy", *(["cloudpickle"] if pickled else [])]
     found = []
-    for name, count in parts.items():
+    for name in dict.fromkeys([*first, *sorted(made)]):
         was, is_now = _version(made.get(name)), _version(have.get(name, have.get(ALSO.get(name, name))))
-        if was is None:
+        if was is None or (name == "cloudpickle" and not pickled):
             continue
+        rank = first.index(name) if name in first else len(first)
+        count = _FEWER_PARTS.get(name, _PARTS)
         if is_now is None and name not in ("python", "cloudpickle"):
-            found.append(f"{name} {was}, here none")
-        elif is_now is not None and was.release[:count] != is_now.release[:count]:
-            found.append(f"{'Python' if name == 'python' else name} {was}, here {is_now}")
-    return tuple(found)
+            found.append((rank, 0, f"{name} {was}, here none"))
+        elif is_now is not None and _release(was, count) != _release(is_now, count):
+            shown = "Python" if name == "python" else name
+            found.append((rank, 1 + (was.major == is_now.major), f"{shown} {was}, here {is_now}"))
+    return tuple(text for _, _, text in sorted(found, key=lambda one: one[:2]))
+
+
+def _release(version: Version, count: int) -> tuple[int, ...]:
+    """Its first parts: 2 is 2.0."""
+    return (*version.release, *[0] * count)[:count]
 
 
 def pickled(snapshot: Path) -> bool:
@@ -137,18 +148,45 @@ def _requirement(line: str) -> Requirement | None:
     try:
         requirement = Requirement(line)
         same = Requirement(str(requirement)) == requirement
-    except ValueError:  # InvalidRequirement is one; a text with both kinds of quotes cannot be written, either
+    # InvalidRequirement is a ValueError; a text with both kinds of quotes cannot be written, either. A marker may be
+    # brackets in brackets.
+    except (ValueError, RecursionError):
         return None
     return requirement if requirement.url is None and same and not _MORE.search(f"{line}{requirement}") else None
 
 
-def _readable(snapshot: Path) -> Iterator[Requirement]:
-    """Those requirements that are names with versions; nothing where the files are junk."""
+def _pins(snapshot: Path, python: str | None) -> dict[str, str]:
+    """Distribution -> the one version that the model's requirements pin it to; {} where the files are junk.
+
+    Of two versions of the same one, nobody can say which was there.
+    python  that the model was logged with; some requirements are of others
+    """
     try:
         lines = _lines(snapshot)
     except UsageError:
-        return
-    yield from (one for _, line in lines if (one := _requirement(line)) is not None)
+        return {}
+    found: dict[str, set[str]] = {}
+    for _, line in lines:
+        one = _requirement(line)
+        if one is None or len(one.name) > _LONGEST_NAME or not _applies(one, python):
+            continue
+        if (version := _pinned(one)) is not None:
+            found.setdefault(normal(one.name), set()).add(version)
+    # No distribution is Python itself, whatever it is called.
+    return {name: min(versions) for name, versions in found.items() if len(versions) == 1 and name != "python"}
+
+
+def _applies(requirement: Requirement, python: str | None) -> bool:
+    """Whether its marker is true of that Python, on this machine."""
+    if requirement.marker is None:
+        return True
+    known = {"extra": ""}
+    if python is not None:
+        known |= {"python_full_version": python, "python_version": ".".join(python.split(".")[:2])}
+    try:
+        return requirement.marker.evaluate(known)
+    except (ValueError, KeyError, RecursionError):  # it asks for what nobody knows, or compares what has no order
+        return False
 
 
 def _pinned(requirement: Requirement) -> str | None:

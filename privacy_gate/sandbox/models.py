@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_gate.datamodel import Description, Outputs
-from privacy_gate.errors import DataError, GateError, ModelOutputUnusable, NotEvaluable, UnsupportedModel
+from privacy_gate.errors import DataError, GateError, ModelOutputUnusable, ModuleMissing, NotEvaluable, UnsupportedModel
 from privacy_gate.features import AnyFeatures, Features, Stored, batch_rows, blocks, is_frame
 from privacy_gate.sandbox import boosters
 from privacy_gate.sandbox.answers import Columns, Read, more_than_labels, read, unpacked
@@ -61,9 +61,9 @@ def load(folder: Path, flavor: str) -> Any:
         module = importlib.import_module(NATIVE[flavor])
         model = module.load_model(str(folder))
     except ModuleNotFoundError as error:
-        raise ModelOutputUnusable(
+        raise ModuleMissing(
             f"loading the model needs the module {error.name!r}",
-            "install it beside the gate, or log the model with code_paths",
+            "install it where the model is loaded, or log the model with it: pip_requirements, code_paths",
         ) from error
     return _unwrap(model) if flavor == "pyfunc" else _ready(model)
 
@@ -319,6 +319,8 @@ def answered(
             lambda block, form: answered(model, block, form, batch_size, device=device, decide=decide), features, form
         )
     own = _own_classes(model)
+    if decide and (is_module(model) or hasattr(model, "predict_proba") or hasattr(model, "decision_function")):
+        form = form.entire()  # a shadow of another make than the candidate: it answers with its classes alone
     if is_frame(features):
         _require_its_order(model, list(map(str, features.columns)))
     if is_module(model):
@@ -342,14 +344,9 @@ def answered(
 
 
 def _require_its_order(model: Any, columns: list[str]) -> None:
-    """DataError where the model takes columns by their place, and was trained with them in another order."""
+    """DataError where a boosted model was trained with the columns in another order, or with others."""
     if (wrong := boosters.misplaced(model, columns)) is not None:
-        place, name = wrong
-        raise DataError(
-            f"the model was trained with its columns in another order: {name!r} is its column {place + 1}, and"
-            f" {columns[place]!r} stands there",
-            "list the features in the model's order under data.schema or data.features",
-        )
+        raise DataError(*wrong)
 
 
 def _own_classes(model: Any) -> tuple[Any, ...] | None:

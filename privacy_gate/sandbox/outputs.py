@@ -27,12 +27,14 @@ class Form:
     positive  index of the class that a one-column score is about
     labels    distinct label values of the data, sorted: the classes of labels and of columns that are named after
               them, where none are declared. They say nothing of columns without names
+    column    the one column that is read, by name or index; or one per class, in the order of `classes`; None: all
     """
 
     kind: Kind = "auto"
     classes: tuple[Any, ...] | None = None
     positive: Literal[0, 1] = 1
     labels: tuple[Any, ...] | None = None
+    column: str | int | tuple[str | int, ...] | None = None
 
     @property
     def names(self) -> tuple[Any, ...] | None:
@@ -47,15 +49,24 @@ class Form:
         """The same of a one-column score that is about this class; None: as it is."""
         return self if positive is None else replace(self, positive=1 if positive else 0)
 
+    def entire(self) -> Form:
+        """The same of an answer that is read as a whole."""
+        return replace(self, column=None)
+
     def as_json(self) -> dict[str, Any]:
-        """For a job; `from_json` reads it."""
-        return asdict(self)
+        """For a job, and for names of what is kept; `from_json` reads it."""
+        told = asdict(self)
+        if self.column is None:  # what came later must not give another name to what was kept without it
+            del told["column"]
+        return told
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Form:
         """What `as_json` wrote."""
         classes, labels = (None if told[name] is None else tuple(told[name]) for name in ("classes", "labels"))
-        return cls(told["kind"], classes, told["positive"], labels)
+        column = told.get("column")
+        column = tuple(column) if isinstance(column, list | tuple) else column
+        return cls(told["kind"], classes, told["positive"], labels, column)
 
 
 AUTO = Form()

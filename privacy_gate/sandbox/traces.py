@@ -1,4 +1,4 @@
-"""What training left behind in plain text: the settings that a run logged, the columns in LightGBM's file.
+"""What training left behind in plain text: the settings that a run logged, the columns in a booster's file.
 
 Nothing is loaded. A stranger wrote these texts: what comes out of them is checked, and is a draft for a person to read.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 _READ = 1 << 22  # bytes at either end of a model's text
-_UNNAMED = re.compile(r"Column_\d+")
+_UNNAMED, _NUMBERED = re.compile(r"Column_\d+"), re.compile(r"f\d+|\d+")
+_NAMES = b"feature_names"  # in XGBoost's files
 
 _WHOLE = frozenset(
     """
@@ -58,9 +59,9 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns that a LightGBM model was trained with.
+    """The columns that a LightGBM or XGBoost model was trained with.
 
-    names   in its order; spaces have become underscores; () where they had no names
+    names   in its order; in LightGBM's spaces have become underscores; () where they had no names
     levels  name -> levels of a category, in the model's order
     """
 
@@ -137,6 +138,41 @@ def lightgbm_columns(file: Path) -> Columns:
     if not fits or any(int(number) >= len(names) for number in numbers):
         return Columns(names)
     return Columns(names, {names[int(i)]: tuple(each) for i, each in zip(numbers, levels, strict=True)})
+
+
+def xgboost_columns(file: Path) -> Columns:
+    """The columns in a model of XGBoost's, JSON or UBJSON, where they stand before the trees; none in anything else."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(_READ)
+    except OSError:
+        return Columns()
+    names = _in_json(head) if head.startswith(b'{"') else _in_ubjson(head) if head.startswith(b"{L") else []
+    fits = all(names) and len(set(names)) == len(names) and not all(map(_NUMBERED.fullmatch, names))
+    return Columns(tuple(names)) if fits else Columns()
+
+
+def _in_json(head: bytes) -> list[str]:
+    _, found, rest = head.decode("utf-8", "replace").partition('"feature_names":')
+    try:
+        names = json.JSONDecoder().raw_decode(rest)[0] if found else []
+    except (ValueError, RecursionError):
+        return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+
+
+def _in_ubjson(head: bytes) -> list[str]:
+    """`[#L` and how many, then each as `SL`, its length, its bytes; numbers have eight bytes, the highest first."""
+    _, found, rest = head.partition(b"L" + len(_NAMES).to_bytes(8, "big") + _NAMES + b"[#L")
+    names: list[str] = []
+    at = 8
+    for _ in range(min(int.from_bytes(rest[:8], "big"), len(rest)) if found else 0):
+        size = int.from_bytes(rest[at + 2 : at + 10], "big")
+        if rest[at : at + 2] != b"SL" or at + 10 + size > len(rest):
+            return []
+        names.append(rest[at + 10 : at + 10 + size].decode("utf-8", "replace"))
+        at += 10 + size
+    return names
 
 
 def _line(text: str, begin: str) -> str:

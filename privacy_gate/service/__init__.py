@@ -12,7 +12,13 @@ from enum import StrEnum
 
 from privacy_gate.registry import PASSES
 
-FUTURE = 86400.0  # seconds; a time further ahead was written by a clock that has been set back since: it does not bind
+FUTURE = 300.0  # seconds; a time further ahead was written by a clock that has been set back since: it does not bind
+LONGEST_DELAY = 3600.0  # seconds before a job that failed is tried again
+
+
+def fresh(at: float, now: float, seconds: float) -> bool:
+    """Whether a moment is within the last so many seconds; what lies well ahead of `now` is not."""
+    return -FUTURE <= now - at <= seconds
 
 
 def number(version: str) -> int:

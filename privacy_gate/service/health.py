@@ -23,7 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 from privacy_gate.errors import GateError, StorageFailed, UsageError
 from privacy_gate.registry import Probe, Registry, Webhook, open_registry
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Delivery, State
+from privacy_gate.service import FUTURE, Delivery, State
 from privacy_gate.service.secrets import SERVICE_TOKEN, SIGNING_KEY, WEBHOOK_SECRET, secret
 from privacy_gate.service.subscriptions import Service, Subscribed, Subscriptions, events
 from privacy_gate.service.sweep import FAILED, SWEPT
@@ -41,6 +41,7 @@ TRIED = "the registry tried its webhook"  # what the receiver remembers of a tes
 
 SKEW = 60.0  # seconds between two clocks that are worth a word
 LATE = 3  # leases, or sweeps, after which silence is a failure
+_AHEAD = "{} {} from now: a clock is, or was, wrong"
 LEAST_FREE, COMFORTABLE_FREE = 1 << 28, 1 << 31  # bytes
 PATIENCE = 5.0  # seconds for the registry's server to say what time it is
 
@@ -158,6 +159,8 @@ def _workers(queue: Queue, service: Service, now: float) -> Finding:
     if seen is None:
         return Finding("workers", "warn", "none has looked for work yet", "privacy-gate serve")
     age = now - seen[1]
+    if age < -FUTURE:
+        return Finding("workers", "fail", _AHEAD.format("one looked for work", span(-age)), mend)
     if age > LATE * service.lease:
         return Finding("workers", "fail", f"none has looked for work for {span(age)}", mend)
     return Finding("workers", "ok", f"one looked for work {span(age)} ago")
@@ -171,6 +174,9 @@ def _sweeps(queue: Queue, service: Service, now: float) -> Finding:
     if swept is None:
         return Finding("sweep", "warn", "there was none yet", "privacy-gate serve, or privacy-gate sweep in a cron job")
     age = now - swept[1]
+    if age < -FUTURE:
+        mend = "set the clocks by NTP; the next sweep puts it right"
+        return Finding("sweep", "fail", _AHEAD.format("the last one was", span(-age)), mend)
     failures = swept[0].get("failures", 0) if isinstance(swept[0], dict) else 0
     if age > LATE * service.sweep_every:
         return Finding("sweep", "fail", f"none for {span(age)}", "privacy-gate serve, or privacy-gate sweep")
@@ -326,9 +332,8 @@ def webhook(hooks: list[Webhook], settings: Subscriptions, called: bool = False)
 
 def _make(settings: Subscriptions) -> str:
     url = address(settings.service) or f"https://HOST{WEBHOOK_PATH}"
-    # What works as it stands, with the secret out of sight: neither on a command line nor in a history.
-    given = f"open(os.environ['{WEBHOOK_SECRET}_FILE']).read().strip()"
-    secret = given if f"{WEBHOOK_SECRET}_FILE" in os.environ else f"os.environ['{WEBHOOK_SECRET}']"
+    # The secret out of sight, neither on a command line nor in a history; which of the two the reader has is not known.
+    secret = f"os.environ.get('{WEBHOOK_SECRET}') or open(os.environ['{WEBHOOK_SECRET}_FILE']).read().strip()"
     return (
         "in Python, with `import os; from mlflow import MlflowClient`: MlflowClient().create_webhook('privacy-gate', "
         f"'{url}', {sorted(events(settings))}, secret={secret})"

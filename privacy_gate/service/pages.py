@@ -32,7 +32,7 @@ from privacy_gate.reports.templating import VERDICT_TONES, environment
 from privacy_gate.reports.wording import VERDICTS
 from privacy_gate.resources import template
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Delivery, Job, Judged, Key, State, health, number
+from privacy_gate.service import Delivery, Job, Judged, Key, State, fresh, health, number
 from privacy_gate.service import sweep as sweeps
 from privacy_gate.service.queue import Queue
 from privacy_gate.service.secrets import WEBHOOK_SECRET
@@ -197,14 +197,14 @@ class Status:
     @property
     def overdue(self) -> bool:
         """Whether sweeps have stopped."""
-        return self.sweep is not None and self.now - self.sweep.at > _LATE * self.sweep_every
+        return self.sweep is not None and not fresh(self.sweep.at, self.now, _LATE * self.sweep_every)
 
     @property
     def manned(self) -> bool:
         """Whether there is a worker: one that holds a job, or that looked for one lately."""
         if len(self.silent) < len(self.running.jobs):
             return True
-        return self.worked is not None and self.now - self.worked <= _LATE * self.lease
+        return self.worked is not None and fresh(self.worked, self.now, _LATE * self.lease)
 
     @property
     def wrong(self) -> tuple[tuple[str, str], ...]:

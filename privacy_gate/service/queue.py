@@ -37,13 +37,14 @@ from sqlalchemy.exc import (
 
 from privacy_gate.errors import StorageFailed, UsageError
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import FUTURE, Delivery, Event, Job, Judged, Key, State, Terms, Wanted
+from privacy_gate.service import LONGEST_DELAY, Delivery, Event, Job, Judged, Key, State, Terms, Wanted
 from privacy_gate.storage import private_dir, sha256_of_json
 
 SCHEMA = 1
 TEXT_LENGTH = 2000  # characters of an outcome, a reason, a headline or of a name in an event; the rest is cut off
 PATIENCE = 10.0  # seconds that a write waits for others
 ATTEMPTS = 3  # of a job, unless the caller says otherwise
+_AHEAD = 3600.0  # seconds that two hosts' clocks may differ: of less, they would take each other's jobs in turn
 
 # Where SQLite's write-ahead log cannot work: its processes share memory, which they cannot from two machines.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "ceph", "afs", "fuse.glusterfs"}
@@ -209,14 +210,14 @@ class Queue:
         attempts     a job whose worker fell silent that often, one time after the other, is parked instead
         """
         with self._writing() as connection:
-            running, absurd = _jobs.c.state == State.RUNNING.value, _jobs.c.lease_until > now + lease + FUTURE
+            running, absurd = _jobs.c.state == State.RUNNING.value, _jobs.c.lease_until > now + lease + _AHEAD
             held = running & (_jobs.c.lease_until > now) & ~absurd
             counted = connection.execute(
                 sa.select(_jobs.c.subscription, sa.func.count()).where(held).group_by(_jobs.c.subscription)
             )
             full = [name for name, count in counted if count >= concurrency.get(name, 1)]
             full += [name for name, limit in concurrency.items() if limit < 1]
-            reached = (_jobs.c.due <= now) | (_jobs.c.due > now + FUTURE)
+            reached = (_jobs.c.due <= now) | (_jobs.c.due > now + LONGEST_DELAY + _AHEAD)
             waits = (_jobs.c.state == State.QUEUED.value) & reached
             silent = running & ((_jobs.c.lease_until <= now) | absurd)
             order = _jobs.c.priority.desc(), _jobs.c.queued, _jobs.c.place
@@ -481,7 +482,7 @@ class Queue:
         row = sha256_of_json([name])
         with self._writing() as connection:
             until = connection.execute(sa.select(_leases.c.until).where(_leases.c.id == row)).scalar_one_or_none()
-            if until is not None and now < until <= now + seconds + FUTURE:
+            if until is not None and now < until <= now + seconds + _AHEAD:
                 return False
             connection.execute(sa.delete(_leases).where(_leases.c.id == row))
             lease = {"id": row, "name": name, "owner": owner, "token": token, "until": now + seconds}

@@ -35,7 +35,7 @@ from privacy_gate.errors import StorageFailed, UsageError
 from privacy_gate.registry import TAG_PREFIX
 from privacy_gate.release import VERSION
 from privacy_gate.sandbox.untrusted import clean, where
-from privacy_gate.service import Delivery, Event, Job, State, Wanted, webhook
+from privacy_gate.service import Delivery, Event, Job, State, Wanted, fresh, webhook
 from privacy_gate.service.health import FILES, WORKERS
 from privacy_gate.service.limits import PerClient, Recent, per_minute
 from privacy_gate.service.queue import Queue
@@ -814,10 +814,10 @@ def _public(settings: Subscriptions, queue: Queue, clock: Callable[[], float]) -
             _log.error("the queue cannot be used: %s", clean(error.what, 500), extra={"event": "queue.failed"})
             return Ready(queue=False, worker=False, sweep=False, files=False)
         now = clock()
-        fresh = {name: fact is not None and now - fact[1] <= young[name] for name, fact in seen.items()}
+        well = {name: fact is not None and fresh(fact[1], now, young[name]) for name, fact in seen.items()}
         # No fact: no worker has read them yet, which `worker` tells.
         in_order = files is None or files[0] is True
-        return Ready(queue=True, worker=fresh[WORKERS], sweep=fresh[SWEPT], files=in_order)
+        return Ready(queue=True, worker=well[WORKERS], sweep=well[SWEPT], files=in_order)
 
     @router.get("/healthz", operation_id="healthz", response_model=Alive, responses=_documented())
     async def healthz() -> Response:

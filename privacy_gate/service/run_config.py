@@ -87,7 +87,7 @@ class RunData(Settings):
 def note(run: str) -> str:
     """What the report says of such records."""
     return (
-        f"the records were named by {FILE} of run {run}, which whoever trained the model wrote: that they are the "
+        f"the records were named by {FILE} of run {run}, which whoever registered the version chose: that they are the "
         "training records, and that the others were not trained on, is not checked by anybody"
     )
 

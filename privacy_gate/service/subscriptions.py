@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -163,13 +163,20 @@ def load(path: Path) -> Subscribed:
     raise ConfigError(f"{_shown(path)}: it, or a file that it names, keeps changing", "write it once, whole")
 
 
-def terms(subscribed: Subscribed, subscription: Subscription) -> Terms:
-    """By what versions of the subscription are judged, as of when the files were read."""
-    return subscribed.terms[subscription.name]
+def terms(subscribed: Subscribed, subscription: Subscription, version: RegisteredVersion) -> Terms:
+    """By what a version is judged, as of when the files were read."""
+    return _of_version(subscribed.terms[subscription.name], subscription, version)
 
 
-def present(subscribed: Subscribed, name: str) -> Terms | None:
-    """By what a model would be judged as the files are now, which may have changed since they were read; None: by none.
+def _of_version(by: Terms, subscription: Subscription, version: RegisteredVersion) -> Terms:
+    """Where its run names the records, the same files by another run, or under another name, are another case."""
+    if subscription.data == "config":
+        return by
+    return replace(by, config_sha256=sha256_of_json([by.config_sha256, version.name, version.run_id or ""]))
+
+
+def present(subscribed: Subscribed, version: RegisteredVersion) -> Terms | None:
+    """By what a version would be judged as the files are now, changed or not since they were read; None: by none.
 
     Where the subscriptions are broken, what was read before holds, with this model's own files as they are now.
     """
@@ -177,15 +184,16 @@ def present(subscribed: Subscribed, name: str) -> Terms | None:
         now = load(subscribed.path)
     except GateError:
         try:
-            own, content = subscribed.of(name), dict[Path, str | None]()
+            own, content = subscribed.of(version.name), dict[Path, str | None]()
             if own is None:
                 return None
-            return _terms(own, _request(own, subscribed.folder, content), subscribed.folder, content)
+            by = _terms(own, _request(own, subscribed.folder, content), subscribed.folder, content)
+            return _of_version(by, own, version)
         except GateError:
             return None
-    subscription = now.of(name)
+    subscription = now.of(version.name)
     same = (now.tracking_uri, now.registry_uri) == (subscribed.tracking_uri, subscribed.registry_uri)
-    return terms(now, subscription) if subscription is not None and same else None
+    return terms(now, subscription, version) if subscription is not None and same else None
 
 
 def queue_url(subscribed: Subscribed, environment: Mapping[str, str]) -> str:
@@ -323,6 +331,7 @@ def _terms(subscription: Subscription, request: CheckRequest, folder: Path, cont
         content[file.absolute()] = _sha256(file)
     judged_by = {
         "config": content[folder / subscription.config],
+        "at": subscription.config,  # the same words elsewhere name other records
         "code": {name: content[file] for name, file in code.items()},
         "waivers": None if waivers is None else content[waivers.absolute()],
         "suite": request.suite,

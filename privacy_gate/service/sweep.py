@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,18 @@ from privacy_gate.registry import RegisteredVersion, Registry
 from privacy_gate.sandbox.untrusted import clean
 from privacy_gate.service import FUTURE, Job, Judged, State, Terms, Wanted
 from privacy_gate.service.subscriptions import Service, Subscribed, Subscription, covers, terms
-from privacy_gate.service.writeback import Busy, Settled, effective, ends_soon, made_anew, own_scratch, settle, today
+from privacy_gate.service.writeback import (
+    Busy,
+    EvidenceGone,
+    Settled,
+    effective,
+    ends_soon,
+    made_anew,
+    own_scratch,
+    publish,
+    settle,
+    today,
+)
 
 if TYPE_CHECKING:
     from privacy_gate.service.queue import Queue
@@ -33,6 +45,8 @@ MOST_SHOWN = 50  # queued and broken versions that are told by name
 UNREACHABLE = 5  # failures in a row after which the registry is asked whether it is there at all
 MOST_UNREACHABLE = 100  # failures after which it does not matter what it answers
 ANEW = "it was registered anew"
+
+_log = logging.getLogger(__name__)
 
 
 class Standing(StrEnum):
@@ -120,6 +134,8 @@ def due(job: Job | None, judged: Judged | None, present: Terms, now: float) -> s
         return _other(job.key.terms, present)
     if judged is None:
         return "its verdict is lost"
+    if judged.at > now + FUTURE:
+        return "its verdict is dated ahead of now"
     if not effective(judged, now):
         return f"its pass ended with {judged.valid_until}"
     return f"its pass ends with {judged.valid_until}" if ends_soon(judged, now) else None
@@ -160,8 +176,8 @@ def _looks(
         return
     jobs = {job.version: job for job in queue.jobs(name=name, limit=None)}
     verdicts = queue.judged([job.key for job in jobs.values() if job.key is not None])
-    present = terms(subscribed, subscription)
     for version in versions:
+        present = terms(subscribed, subscription, version)
         job = jobs.get(version.version)
         judged = verdicts.get(job.key) if job is not None and job.key is not None else None
         ended = job is not None and job.state in (State.DONE, State.PARKED)
@@ -224,6 +240,7 @@ def sweep(
     with queue.hold("verify" if verify else "sweep", owner, LEASE, now) as still:
         if still is None:
             return Swept(alone=False)
+        before = queue.recall(SWEPT)
         try:
             if verify:
                 queue.remember(VERIFYING, owner, now)
@@ -232,8 +249,7 @@ def sweep(
             with contextlib.suppress(GateError):  # what went wrong first is what is told
                 queue.remember(FAILED, clean(error.what, 500), now)
             raise
-        before = queue.recall(SWEPT) if verify else None
-        if before is None or not now < before[1] <= now + FUTURE:  # else others were made meanwhile
+        if not verify or queue.recall(SWEPT) == before:  # else others were made meanwhile
             queue.remember(ALIASES, {name: settled.after for name, settled in swept.settled.items()}, now)
             queue.remember(SWEPT, _in_numbers(swept), now)
         if verify:
@@ -287,7 +303,7 @@ class _Sweep:
             unseen -= {(name, version.version) for version in versions}
             subscription = self._subscribed.of(name)
             if subscription is None:
-                self._unknown += 1
+                self._unknown += any(version.ready for version in versions)  # prompts with an alias are listed, too
                 continue
             others.discard(name)
             found = list(_looks(name, versions, self._subscribed, subscription, self._queue, self._now))
@@ -320,6 +336,8 @@ class _Sweep:
             except GateError as error:
                 self._fails(version.uri, error)
                 standing = Standing.BROKEN
+        if standing is Standing.JUDGED and looked.judged is not None:
+            standing, why = self._told_truly(looked, looked.judged)
         self._counts[standing] += 1
         if standing is Standing.QUEUED:
             if why == ANEW:
@@ -328,6 +346,18 @@ class _Sweep:
             self._queue.request(wanted, self._now)
             if len(self._queued) < MOST_SHOWN:
                 self._queued.append(wanted)
+
+    def _told_truly(self, looked: Looked, judged: Judged) -> tuple[Standing, str]:
+        """Where a version carries other tags than its verdict's, which anybody may write, its own are set again."""
+        try:
+            if publish(self._registry, judged, looked.version, self._subscribed.state):
+                _log.warning("tags of its verdict were not as they were set", extra={"job": looked.version.uri})
+            return Standing.JUDGED, ""
+        except EvidenceGone:
+            return Standing.QUEUED, "the evidence of its verdict is gone"
+        except GateError as error:
+            self._fails(looked.version.uri, error)
+            return Standing.BROKEN, ""
 
     def _changed(self, looked: Looked) -> str:
         """How the files differ from those that were judged, "" for not at all; raises GateError."""

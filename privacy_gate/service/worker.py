@@ -43,7 +43,7 @@ from privacy_gate.reports import document
 from privacy_gate.reports.document import Report
 from privacy_gate.sandbox import guard
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Job, Judged, Key, State, Terms, writeback
+from privacy_gate.service import LONGEST_DELAY, Job, Judged, Key, State, Terms, writeback
 from privacy_gate.service.child import ERROR
 from privacy_gate.service.secrets import without_secrets
 from privacy_gate.service.subscriptions import Subscribed, Subscription, covers, present, terms
@@ -61,14 +61,14 @@ COMMAND = (sys.executable, "-P", "-m", "privacy_gate.service.child")
 LOGS = "logs"  # of the state folder: what the child of each version said last
 FACT = "worker:"  # and the worker's id: when it last looked for work, or worked
 
-FIRST_DELAY, LONGEST_DELAY = 30.0, 3600.0  # seconds before a job that failed is tried again
+FIRST_DELAY = 30.0  # seconds before a job that failed is tried again
 SHORTEST_PATIENCE, LONGEST_PATIENCE = 5.0, 900.0  # the same where the registry was away
 _SHOWN = 600  # characters of what a child said
 _HINT = " hint: "  # within what a child said: how the mend begins
 _MOST_REPORT = 16 << 20  # bytes
 _MOST_LOG = 64 << 20
 _KEPT_LOG = 1 << 20
-LEAST_FREE = 1 << 28  # bytes; with less, no job is blamed for failing
+LEAST_FREE, LEAST_FILES = 1 << 28, 1000  # bytes, and files that fit; with less, no job is blamed for failing
 _PARTS = 3  # of a job: its files are hashed, the child judges, the alias is put right; none is to take a timeout
 _LET_GO = 10.0  # seconds after which a worker that was stopped, and is still at it, gives its job back
 _POLL = 0.2  # seconds between two looks at what may end a child
@@ -268,9 +268,11 @@ def _is_full(work: _Work, folder: Path) -> bool:
         with contextlib.suppress(OSError):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     try:
-        return shutil.disk_usage(work.subscribed.state).free < LEAST_FREE
+        disk = os.statvfs(work.subscribed.state)
     except OSError:
         return False
+    counted = disk.f_files > 0  # not every file system limits their number
+    return disk.f_bavail * disk.f_frsize < LEAST_FREE or (counted and disk.f_favail < LEAST_FILES)
 
 
 def patience(job: Job, now: float) -> float:
@@ -373,9 +375,9 @@ def _do(work: _Work, job: Job, pulse: _Pulse, folder: Path) -> tuple[str, str | 
         about, by = (job.key, job.terms) if stands else (None, None)
         _ended(queue.finish(job, outcome, about, by, work.clock()))
         return outcome, None
-    by = terms(subscribed, subscription)
+    by = terms(subscribed, subscription, version)
     _ended(queue.tries(job, by, work.clock()))
-    _require_terms(work, job, by)
+    _require_terms(work, version, by)
     candidate = registry.resolve(job.uri, folder / "candidate")
     shutil.rmtree(folder / "candidate", ignore_errors=True)
     pulse.require()  # hashing can take long
@@ -451,7 +453,7 @@ def _judge(
         code = _run(work, pulse, [*work.command, str(order)], folder / "log", subscription.timeout)
     finally:
         _keep_log(work, job, folder / "log")
-    _require_terms(work, job, about.terms)
+    _require_terms(work, version, about.terms)
     if code == ExitCode.USAGE:
         raise _Parked(_said(folder / "log") or "the gate refused it, and did not say why")
     if code not in (ExitCode.PASS, ExitCode.VIOLATED, ExitCode.INCONCLUSIVE):
@@ -462,9 +464,9 @@ def _judge(
     return _keep(work, folder, report, about, run_id)
 
 
-def _require_terms(work: _Work, job: Job, by: Terms) -> None:
+def _require_terms(work: _Work, version: RegisteredVersion, by: Terms) -> None:
     """Raise unless the files of the service still say the same about this model, whatever else changed in them."""
-    if work.subscribed.changed and present(work.subscribed, job.name) != by:
+    if work.subscribed.changed and present(work.subscribed, version) != by:
         raise _Moved("the service's files changed meanwhile")
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from privacy_gate.errors import CandidateNotFound, DataError, EvaluationFailed, UsageError
 from privacy_gate.registry import TAG_PREFIX, RecordedReport, RegisteredVersion, Registry, verdict_tags
 from privacy_gate.sandbox.untrusted import clean
-from privacy_gate.service import Job, Judged, Key, Wanted, number
+from privacy_gate.service import FUTURE, Job, Judged, Key, Wanted, number
 from privacy_gate.service.subscriptions import Subscribed, terms
 from privacy_gate.storage import private_dir, sha256_of_json
 
@@ -55,8 +55,13 @@ def today(now: float) -> str:
 
 
 def effective(judged: Judged | None, now: float) -> bool:
-    """Whether a verdict stands: what did not pass does until files or terms change, a pass also has a last day."""
-    return judged is not None and (judged.exit_code != 0 or judged.passes(today(now)))
+    """Whether a verdict stands: what did not pass does until files or terms change, a pass also has a last day.
+
+    None does that was given well after now, by a clock that was wrong.
+    """
+    if judged is None or judged.at > now + FUTURE:
+        return False
+    return judged.exit_code != 0 or judged.passes(today(now))
 
 
 def ends_soon(judged: Judged, now: float) -> bool:
@@ -253,21 +258,28 @@ def _newest(
     if subscription is None:
         notes.append("no subscription covers the model")
         return None
-    by, day = terms(subscribed, subscription), today(now)
+    day = today(now)
     jobs = {job.version: job for job in queue.jobs(name=name, limit=None)}
     keys = {version: job.key for version, job in jobs.items() if job.key is not None} | dict(known)
-    verdicts = queue.judged(key for key in keys.values() if key.terms == by)
-    approved = {
+    may_be = list(keys.values())
+    if subscription.data == "config":  # else only the version itself tells by what it is judged
+        may_be = [key for key in may_be if key.terms == subscribed.terms[subscription.name]]
+    verdicts = queue.judged(may_be)
+    passing = {
         version for version, key in keys.items() if (found := verdicts.get(key)) is not None and found.passes(day)
     }
     # Who holds it is looked at in any case: another worker may have judged it, and not have told the queue yet.
-    for version in sorted({*approved, *([holder] if holder else [])}, key=number, reverse=True):
+    for version in sorted({*passing, *([holder] if holder else [])}, key=number, reverse=True):
         listed = registry.version(name, version)
         if listed is None or not listed.ready:
             notes.append(f"version {clean(version, 40)} is {'gone' if listed is None else 'not there any more'}")
             continue
+        by = terms(subscribed, subscription, listed)
+        approved = version in passing and keys[version].terms == by
+        if not approved and version != holder:
+            continue
         before_it = version not in known and made_anew(jobs.get(version), listed)
-        if version == holder and version in approved and not verify and not before_it:
+        if version == holder and approved and not verify and not before_it:
             return version
         digest = _digest(registry, listed, subscribed.state)
         found = None if digest is None else queue.verdict(Key(digest, by))

@@ -6,6 +6,7 @@ Whatever an option of `training:` does is here: what a batch is made of, what th
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -18,6 +19,9 @@ from privacy_gate.request import TorchTraining
 
 if TYPE_CHECKING:
     import torch
+
+_LOSS_SCALE = 2.0**16  # PyTorch's own beginning
+_NOTHING = 2.0**-126  # smallest normal number of float32
 
 Augment = Callable[["torch.Tensor", "torch.Generator"], Any]
 
@@ -78,7 +82,8 @@ def fit(
         loop = defence.loop(loop)
     if training.sampler == "balanced":  # of the records that a defence left over
         loop = replace(loop, batches=lambda n: balanced(loop.y, training.batch_size, order))
-    step = _Step(loop, _augmented(loop, augment), _imitation(training, teacher))
+    scaled = _Scaled.of(x.device.type) if training.precision == "float16" else None
+    step = _Step(loop, _augmented(loop, augment), _imitation(training, teacher), scaled)
     loop.module.train()
     for epoch in range(1, training.epochs + 1):
         for rows in loop.batches(len(loop.x)):
@@ -91,6 +96,8 @@ def fit(
             module.train()
         if any(said):
             break
+    if scaled is not None:
+        scaled.require_steps()
     for finish in loop.finish:
         finish()
     for hook in held:
@@ -104,11 +111,13 @@ class _Step:
 
     inputs   what the module is given for the batch's rows
     imitate  (inputs, answers, objective) -> objective
+    scaled   of float16, whose gradients would vanish; None: gradients are as they are
     """
 
     loop: Loop
     inputs: Callable[[torch.Tensor], torch.Tensor]
     imitate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    scaled: _Scaled | None = None
 
     def __call__(self, rows: torch.Tensor) -> None:
         import torch
@@ -121,14 +130,57 @@ class _Step:
         with _precision(training, inputs):
             answers = loop.module(inputs)
             if training.precision != "float32":
-                answers = answers.float()  # a softmax over 8 bits of mantissa would not be worth its name
+                answers = answers.float()  # a softmax over 8 or 11 bits would not be worth its name
             objective = self.imitate(inputs, answers, loop.loss(answers, labels))
         for penalty in loop.penalties:
             objective = objective + penalty(answers, labels)
-        objective.backward()  # type: ignore[no-untyped-call]
+        if self.scaled is None:
+            objective.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.scaled.backward(objective, loop.optimizer)
         if training.clip is not None:
             torch.nn.utils.clip_grad_norm_(loop.module.parameters(), training.clip)
-        loop.optimizer.step()
+        if self.scaled is None:
+            loop.optimizer.step()
+        else:
+            self.scaled.step(loop.optimizer)
+
+
+@dataclass(slots=True, eq=False)
+class _Scaled:
+    """The loss times a number that keeps small gradients above float16's smallest one, for a whole training.
+
+    A step whose gradients overflow changes no weight, and halves the number: training goes on with the next batch.
+    tried  steps so far, those without effect among them
+    """
+
+    scaler: torch.amp.GradScaler
+    tried: int = 0
+
+    @classmethod
+    def of(cls, device: str) -> _Scaled:
+        import torch
+
+        return cls(torch.amp.GradScaler(device, init_scale=_LOSS_SCALE))
+
+    def backward(self, objective: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Leave the gradients of the objective itself: whoever clips them must see their true size."""
+        self.scaler.scale(objective).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        self.tried += 1
+
+    def require_steps(self) -> None:
+        """Raises RecipeFailed where every step overflowed, or so many that the number is as good as 0 by now."""
+        if self.tried and self.scaler.get_scale() <= max(math.ldexp(_LOSS_SCALE, -self.tried), _NOTHING):
+            raise RecipeFailed(
+                f"shadows.recipe.training.precision: in float16, gradients overflowed step after step ({self.tried} in"
+                " all), and the module stopped learning",
+                "scale the features, or say precision: bfloat16, which reaches as far as float32",
+            )
 
 
 def _precision(training: TorchTraining, inputs: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -136,7 +188,7 @@ def _precision(training: TorchTraining, inputs: torch.Tensor) -> contextlib.Abst
 
     if training.precision == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(inputs.device.type, dtype=torch.bfloat16)
+    return torch.autocast(inputs.device.type, dtype=getattr(torch, training.precision))
 
 
 # --- batches --------------------------------------------------------------------------------------------------------

@@ -40,7 +40,10 @@ _META_LIMIT = 256 << 10
 _TRACE_LIMIT = 4 << 30  # bytes that a worker may leave of what one shadow answered while it was trained
 _TYPES: Mapping[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 _GROWN = 300 << 20  # bytes that a worker may grow by after its first shadow before another takes its place
-_REPORTABLE = ("RecipeFailed", "ModelOutputUnusable", "UnsupportedModel", "DataError", "ConfigError", "UsageError")
+_REPORTABLE = (
+    *("RecipeFailed", "ModelOutputUnusable", "ModuleMissing"),
+    *("UnsupportedModel", "DataError", "ConfigError", "UsageError"),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -248,6 +248,8 @@ def keys(plan: ShadowPlan, task: TrainingTask) -> list[str]:
         shared["persons"] = _digest(task.persons)
     if task.form.positive != 1:
         shared["positive"] = task.form.positive
+    if task.form.column is not None:
+        shared["column"] = task.form.column
     shared |= task.context.runtime.identity
     return [
         sha256_of_json({**shared, "member": _digest(np.packbits(mask)), "seed": int(seed)})

@@ -17,16 +17,32 @@ from privacy_gate.sources import Records, reader
 from privacy_gate.sources.places import files_below, is_hidden
 
 FEATURES = "x"
+_CAPITAL = "X"  # as mathematics, and many a script, call the features; taken where there is no small one
 
 
 def _accepts(path: Path) -> bool:
-    return path.suffix.lower() == ".npz" if path.is_file() else (path / f"{FEATURES}.npy").is_file()
+    if path.is_file():
+        return path.suffix.lower() == ".npz"
+    return any((path / f"{name}.npy").is_file() for name in (FEATURES, _CAPITAL))
 
 
 @reader(id="numpy", accepts=_accepts)
 def numpy(path: Path, manifest: DataManifest, work: Path) -> Records:
     """All arrays: of an .npz in memory, of a folder mapped into it, read-only. No pickles."""
-    return read_npz(path) if path.is_file() else folder(path)
+    arrays = read_npz(path) if path.is_file() else folder(path)
+    if path.is_file() and FEATURES not in arrays and _CAPITAL not in arrays:
+        raise DataError(
+            f"{path}: holds no array {FEATURES!r}, the features; its arrays are {', '.join(arrays)[:300] or 'none'}",
+            f"save it as numpy.savez(file, {FEATURES}=..., y=...), or use {{dataset: records.py:members}}",
+        )
+    return _named(arrays)
+
+
+def _named(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The same with the features under the name that they have everywhere."""
+    if FEATURES in arrays or _CAPITAL not in arrays:
+        return arrays
+    return {FEATURES if name == _CAPITAL else name: array for name, array in arrays.items()}
 
 
 def folder(path: Path) -> dict[str, NDArray[Any]]:
@@ -35,9 +51,9 @@ def folder(path: Path) -> dict[str, NDArray[Any]]:
     odd = [file.relative_to(path).as_posix() for file in files if file.suffix != ".npy" or file.parent != path]
     if odd:
         raise DataError(f"{path}: holds {odd[0]}, which is no .npy", "keep nothing but .npy files in the folder")
-    if not (path / f"{FEATURES}.npy").is_file():
+    if not _accepts(path):
         raise DataError(f"{path}: there is no {FEATURES}.npy in it", f"{FEATURES}.npy holds the features")
-    arrays = {file.stem: mapped(file) for file in files}
+    arrays = _named({file.stem: mapped(file) for file in files})
     for name, array in arrays.items():
         if len(array) != len(arrays[FEATURES]):
             raise DataError(

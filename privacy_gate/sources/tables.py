@@ -55,7 +55,9 @@ def to_frame(table: Any, path: Path, manifest: DataManifest) -> pd.DataFrame:
                 "give each value a column of its own, write them to a folder of .npy files, or drop: the column",
             )
     try:
-        frame: pd.DataFrame = table.unify_dictionaries().to_pandas()
+        table = table.unify_dictionaries()
+        # Each column is let go when it was made: else the records would be held twice.
+        frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     # What pandas notes about its columns is JSON in the file: damaged, it lacks keys.
     except (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read ({told(error)})", "use columns of types that pandas knows") from error

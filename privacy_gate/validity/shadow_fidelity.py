@@ -117,14 +117,17 @@ def shadow_fidelity(c: Circumstances) -> Finding:
             worst.value,
             f"{reason}; {len(c.shadow_correct)} shadows are too few to tell (shadows.count)",
         )
-    return Finding(name, "warn" if "warn" in statuses else "pass", takes, worst.value, reason)
+    if "warn" in statuses:
+        reason = f"{reason}; it may be more than {100 * most:g} points: more shadows would tell"
+        return Finding(name, "warn", takes, worst.value, reason)
+    return Finding(name, "pass", takes, worst.value, reason)
 
 
 def _said(c: Circumstances, effect: Effect, *, members: bool) -> str:
     target, shadows = accuracies(c, members=members)
     return (
         f"on {'training' if members else 'other'} records the target is right for {100 * target:.1f} %, shadows for"
-        f" {100 * shadows:.1f} %: {100 * effect.value:.1f} points apart (at most {100 * effect.high:.1f})"
+        f" {100 * shadows:.1f} %: {100 * effect.value:.1f} points apart (could be up to {100 * effect.high:.1f})"
     )
 
 

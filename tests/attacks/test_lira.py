@@ -221,6 +221,118 @@ def test_chooses_by_the_number_of_references():
     )
 
 
+def thinned(seen, times):
+    """The same, with record i in only times[i] references."""
+    member = seen.reference_member.copy()
+    for record, most in enumerate(times):
+        member[np.flatnonzero(member[:, record])[most:], record] = False
+    return replace(seen, reference_member=member)
+
+
+@pytest.mark.parametrize("shadows", [16, 80])
+def test_one_thin_record_leaves_the_attack_on_the_others_as_it_was(shadows):
+    """It once made the attack one-sided on all records."""
+    seen, _ = gaussian_world(150, 150, classes=4, leak=2.0, shadows=shadows, seed=14)
+    whole, thin = (CATALOG["lira"].score(s) for s in (seen, thinned(seen, [1, 0])))
+    assert np.isfinite(thin).all()
+    if shadows == 80:  # each record has its own variance
+        np.testing.assert_array_equal(thin[2:], whole[2:])
+    else:  # the population that all are shrunk to has two records less
+        np.testing.assert_allclose(thin[2:], whole[2:], rtol=0.05, atol=0.05)
+
+
+def test_a_thin_record_has_the_prior_for_what_it_lacks():
+    """One or no reference that saw it: the Student t of the prior, written out."""
+    seen, _ = gaussian_world(60, 60, classes=4, leak=2.0, shadows=16, seed=15)
+    seen = thinned(seen, [1, 0])
+    target, phi = seen.target["logit_confidence"], seen.references["logit_confidence"]
+    member = seen.reference_member
+    inside = [naive_sides(phi, member, r)[0] for r in range(seen.n)]
+    known = [values for values in inside if values]
+    within = sum(np.var(v) * len(v) for v in known) / sum(len(v) - 1 for v in known)
+    means = [float(np.mean(v)) for v in known]
+    between = np.var(means, ddof=1) - within * np.mean([1 / len(v) for v in known])
+    mu0, kappa0, nu0 = np.mean(means), within / between, 8.0
+    x = inside[0][0]
+    kappa, nu = kappa0 + 1, nu0 + 1
+    scale = math.sqrt((nu0 * within + kappa0 / kappa * (x - mu0) ** 2) / nu * (1 + 1 / kappa))
+    expected = [
+        stats.t.logpdf(target[0], nu, (kappa0 * mu0 + x) / kappa, scale),
+        stats.t.logpdf(target[1], nu0, mu0, math.sqrt(within + between)),
+    ]
+    # What the out side says of them is the same with the in side taken away: both are in the same mirrored world.
+    mirrored = online(target, phi, ~member, variance="nig")
+    found = CATALOG["lira"].score(seen)
+    np.testing.assert_allclose(found, -mirrored, rtol=1e-9, atol=1e-9)
+    out = [naive_sides(phi, member, r)[1] for r in range(seen.n)]
+    pooled = sum(np.var(v) * len(v) for v in out) / sum(len(v) - 1 for v in out)
+    means = [float(np.mean(v)) for v in out]
+    spread = np.var(means, ddof=1) - pooled * np.mean([1 / len(v) for v in out])
+    for record in (0, 1):
+        values, weight = out[record], pooled / spread
+        n, mean = len(values), float(np.mean(values))
+        squares = 8 * pooled + np.var(values) * n + weight * n / (weight + n) * (mean - np.mean(means)) ** 2
+        scale = math.sqrt(squares / (8 + n) * (1 + 1 / (weight + n)))
+        centre = (weight * np.mean(means) + n * mean) / (weight + n)
+        expected[record] -= stats.t.logpdf(target[record], 8 + n, centre, scale)
+    np.testing.assert_allclose(found[:2], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_with_one_spread_for_all_a_record_in_no_reference_has_the_mean_of_the_others(seed):
+    target, phi, member = references(seed=seed)
+    member[:, 0] = False
+    mean_in = np.mean([np.mean(naive_sides(phi, member, r)[0]) for r in range(1, len(target))])
+    sigmas = math.sqrt(naive_pooled(phi[:, 1:], member[:, 1:], 0)), math.sqrt(naive_pooled(phi, member, 1))
+    expected = stats.norm.logpdf(target[0], mean_in, sigmas[0]) - stats.norm.logpdf(
+        target[0], phi[:, 0].mean(), sigmas[1]
+    )
+    assert online(target, phi, member, variance="fixed")[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shadows", [12, 80])
+@pytest.mark.parametrize("records", [6, 7])
+def test_the_share_from_which_it_is_one_sided(shadows, records):
+    """5 % of 120 records are 6."""
+    seen, _ = gaussian_world(60, 60, classes=4, leak=2.0, shadows=shadows, seed=16)
+    seen = thinned(seen, [i % 2 for i in range(records)])
+    one = offline(
+        seen.target["logit_confidence"],
+        seen.references["logit_confidence"],
+        seen.reference_member,
+        variance="per-record" if shadows == 80 else "fixed",
+    )
+    assert np.array_equal(CATALOG["lira"].score(seen), one) == (records == 7)
+
+
+@pytest.mark.parametrize("shadows", [12, 80])
+def test_thin_records_change_nothing_of_what_is_owed(shadows):
+    """Order, unit and origin change no score; ties stay ties; what is withheld is not read."""
+    seen, audit = gaussian_world(60, 60, classes=4, leak=2.0, shadows=shadows, seed=17)
+    seen = thinned(seen, [1, 0, 1])
+    scores = np.array(CATALOG["lira"].score(seen))
+    order = np.random.default_rng(0).permutation(seen.n)
+    turned = replace(
+        seen,
+        target={name: values[order] for name, values in seen.target.items()},
+        labels=seen.labels[order],
+        known=seen.known[order],
+        persons=seen.persons[order],
+        references={name: values[:, order] for name, values in seen.references.items()},
+        reference_member=seen.reference_member[:, order],
+    )
+    np.testing.assert_allclose(CATALOG["lira"].score(turned), scores[order], rtol=1e-9, atol=1e-9)
+    moved = replace(
+        seen,
+        target={name: 3 * values - 5 for name, values in seen.target.items()},
+        references={name: 3 * values - 5 for name, values in seen.references.items()},
+    )
+    np.testing.assert_allclose(CATALOG["lira"].score(moved), scores, rtol=1e-6, atol=1e-6)
+    nobody = np.zeros(seen.n, dtype=np.bool_)
+    withheld = [CATALOG["lira"].score(seen.reveal(m, nobody)) for m in (audit.member, ~audit.member)]
+    np.testing.assert_array_equal(*withheld)
+
+
 def test_refuses_what_it_cannot_judge():
     seen, _ = gaussian_world(30, 30, classes=3, leak=2.0, shadows=6, seed=12)
     attack = CATALOG["lira"]
@@ -231,6 +343,8 @@ def test_refuses_what_it_cannot_judge():
         attack.score(with_references(seen, 6, always_in))
     with pytest.raises(NotEvaluable, match="no reference models"):
         attack.score(replace(seen, references={}, reference_member=None))
+    with pytest.raises(NotEvaluable, match="some records have no out"):
+        offline(np.zeros(3), np.zeros((2, 3)), np.array([[True, False, False]] * 2))
     with pytest.raises(NotEvaluable, match="no in reference"):
         online(
             seen.target["logit_confidence"],

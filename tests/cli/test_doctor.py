@@ -314,3 +314,26 @@ def test_as_a_program(tmp_path):
     assert done.returncode == 2
     assert "✖ config" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_that_init_left_to_a_person_are_told(here, capsys):
+    code, found = examined(capsys)
+    assert (code, "TODO" in found) == (0, False)
+    header = "# Drafted by `privacy-gate init` 1.0. Lines marked TODO need a person.\n"
+    left = "# TODO: right?\n# a: b  # TODO: which?\n# of ours: no TODO\n"
+    Path("privacy-gate.yaml").write_text(header + CONFIG + left)
+    code, found = examined(capsys)
+    assert (code, found["TODO"]["status"]) == (0, "warn")
+    assert found["TODO"]["detail"] == "2 lines of privacy-gate.yaml still need a person"
+    assert found["TODO"]["mend"].startswith("look at lines 5, 6")
+    Path("privacy-gate.yaml").write_text(f"{CONFIG}# TODO: of ours\n")  # not from a draft
+    assert "TODO" not in examined(capsys)[1]
+
+
+def test_doctor_does_not_advise_itself(here, capsys, monkeypatch):
+    def unreachable(*a):
+        raise RegistryUnreachable("http://r: is down", "is the server up and the address right? `privacy-gate doctor`")
+
+    monkeypatch.setattr(registry, "open_registry", unreachable)
+    code, found = examined(capsys)
+    assert (code, found["registry"]["mend"]) == (3, "is the server up and the address right?")

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-import privacy_gate.cli.promote  # noqa: F401  (enters its verb)
 from privacy_gate import cli
+from privacy_gate.cli.promote import promote as verb_of_promote
 from privacy_gate.policy import resolve
+from privacy_gate.promotion import MOST_RUNS
 from privacy_gate.registry.in_memory import InMemoryRegistry
 from tests.cli.test_init import model_folder
 from tests.mlflow_server import free_port
@@ -172,6 +173,36 @@ def test_files_at_hand(gate):
     (evidence.out / "r.json").write_bytes(b"{}")
     done = gate(uri, *TO, "--attestation", evidence.out, "--report", evidence.out / "r.json")
     assert (done.code, done.lines[1].strip().split(":")[0]) == (1, "report")
+
+
+def test_what_was_taken_back_stays_so(gate):
+    """Also where a deleted run says so: see the registry's own tests."""
+    uri = gate.shop.model()
+    gate.shop.judged(uri, **FOREVER)
+    taken = gate.shop.judged(uri, sample("inconclusive"), at="2026-09-01T13:00:00+00:00")
+    gate.shop.junk(uri, 21)
+    done = gate(uri, *TO)
+    assert done.code == 1
+    assert taken.run in done.lines[1]
+    assert gate.alias(uri) is None
+
+
+def test_runs_beyond_those_that_are_looked_through_refuse(gate):
+    uri = gate.shop.model()
+    gate.shop.judged(uri, **FOREVER)
+    gate.shop.junk(uri, 2)
+    done = gate(uri, *TO, "--most-runs", 2)
+    assert (done.code, gate.alias(uri)) == (1, None)
+    assert "more than 2 runs" in done.lines[1]
+    assert "see who made those runs" in done.stderr
+    assert gate(uri, *TO, "--most-runs", 3).code == 0
+    assert gate(uri, *TO, "--most-runs", 0).code == 2
+
+
+def test_the_default_of_the_verb_is_the_modules():
+    import inspect
+
+    assert inspect.signature(verb_of_promote).parameters["most_runs"].default == MOST_RUNS
 
 
 def test_a_thief_and_a_failure(gate):

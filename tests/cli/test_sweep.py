@@ -61,7 +61,9 @@ def work_one(
     job = queue.claim(name, {}, 60.0, clock(), subscribed.value.service.attempts)
     if job is None:
         return False
-    by: Terms = terms(subscribed, subscribed.value.subscriptions[0])
+    version = registry.version(job.name, job.version)
+    assert version is not None
+    by: Terms = terms(subscribed, subscribed.value.subscriptions[0], version)
     assert queue.tries(job, by, clock())
     folder = registry.models[job.name][job.version].folder
     kind = (folder / "kind").read_text()

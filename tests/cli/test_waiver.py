@@ -182,6 +182,34 @@ def test_what_ends_soon_is_said(gate):
     assert "~" not in gate("check", "--policy", "p.yaml", "--soon", "1").stderr
 
 
+def test_check_of_several_files_tells_all_and_the_worst_decides(gate):
+    """What pre-commit calls: with the names of the files that a commit changes, and no default file anywhere."""
+    assert gate(*GOOD).returncode == 0
+    good = (gate.folder / "w.yaml").read_text()
+    (gate.folder / "team").mkdir()
+    (gate.folder / "w.yaml").rename(gate.folder / "team" / "good.yaml")
+    line = ("check", "--policy", "p.yaml", "team/good.yaml")
+    assert gate(*line).returncode == 0
+
+    (gate.folder / "a.yaml").write_text(good.replace("until_value: 0.73", "until_value: much"))
+    (gate.folder / "b.yaml").write_text(good.replace("PG101", "PG104"))
+    done = gate(*line, "a.yaml", "b.yaml")
+    assert done.returncode == 1
+    assert "✔ team/good.yaml: 1 waivers in force\n" in done.stderr
+    assert "✖ a.yaml: W-1 PG101: malformed: a.yaml:" in done.stderr
+    assert "✖ b.yaml: W-1 PG104: the policy does not allow PG104" in done.stderr
+
+    (gate.folder / "c.yaml").write_text("waivers: 3\n")
+    done = gate(*line, "c.yaml", "absent.yaml", "a.yaml", "--soon", "40")
+    assert done.returncode == 2
+    assert "✖ a.yaml: W-1" in done.stderr
+    assert "~ team/good.yaml: W-1 PG101: ends on" in done.stderr
+    assert "c.yaml:1" in done.stderr
+    assert "absent.yaml" in done.stderr
+    both = gate("check", "--policy", "p.yaml", "--file", "a.yaml", "team/good.yaml", "a.yaml")
+    assert (both.returncode, both.stderr.count("✖ a.yaml: W-1")) == (1, 1)
+
+
 def test_words_of_others_stay_words(gate):
     reason = 'a "quoted" reason: # no comment, ünïcode 🙂 and \\ too'
     assert gate(*changed(reason=reason, id="1e5")).returncode == 0

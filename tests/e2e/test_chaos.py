@@ -44,7 +44,7 @@ class Chaos(threading.Thread):
         # Each of them at least once, whatever the dice say.
         orders = ["worker", "receiver", "server", "worker", "receiver"]
         while not self.enough.wait(self.random.uniform(1.0, 4.0)):
-            what = orders.pop() if orders else self.random.choice(["worker", "worker", "receiver"])
+            what = orders.pop() if orders else self.random.choice(["worker", "worker", "receiver", "server"])
             self.killed[what] += 1
             if what == "worker":
                 for pid in self.world.workers()[:1]:

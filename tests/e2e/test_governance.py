@@ -391,7 +391,7 @@ def test_the_next_run_removes_the_annex(paired: tuple[Run, dict[str, Any]], unpa
     assert list(unpaired.out.rglob("*.parquet")) == []
 
 
-def test_a_run_that_never_began_removes_the_annex_too(here: Here, tmp_path: Path) -> None:
+def test_a_run_that_never_began_leaves_an_earlier_report_out_of_reach(here: Here, tmp_path: Path) -> None:
     annex = tmp_path / "out" / "restricted" / "records.parquet"
     annex.parent.mkdir(parents=True)
     annex.write_bytes(b"of an earlier run")
@@ -399,8 +399,10 @@ def test_a_run_that_never_began_removes_the_annex_too(here: Here, tmp_path: Path
         (tmp_path / "out" / name).write_text("of an earlier run")
     run = here("check", "--config", "misspelt.yaml", out=tmp_path / "out")
     assert run.code == 2
-    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
-    assert not annex.exists()
+    assert "an earlier report is in" in run.said
+    left = [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    names = ("report.json", "report.html", "attestation.json", "restricted/records.parquet")
+    assert sorted(map(str, left)) == sorted(f"previous/{name}" for name in names)
 
 
 def test_an_annex_without_a_key_is_refused_before_anything_runs(here: Here) -> None:

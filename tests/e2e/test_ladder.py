@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.e2e.conftest import FEATURES, Here, Team
+from tests.e2e.conftest import FEATURES, Here, Run, Team
 from tests.e2e.conftest import register as log
 
 FOLDS = 2
@@ -66,6 +67,16 @@ def nothing_passes_that_needs_references(report: Any) -> None:
     assert not OPEN & {id for id, status in statuses(report).items() if status == "pass"}
 
 
+def the_same_everywhere(run: Run) -> tuple[str, ...]:
+    """What would decide, as report.json says it: whole in the terminal and in both other reports."""
+    texts = tuple(run.report["would_decide"])
+    pages = [html.unescape((run.out / name).read_text()) for name in ("report.md", "report.html")]
+    for text in texts:
+        assert f"to decide: {text}\n" in run.stderr
+        assert all(text[1:] + "." in page for page in pages)
+    return texts
+
+
 def findings(report: Any) -> dict[str, Any]:
     return {found["check"]: found for found in report["validity"]}
 
@@ -83,26 +94,29 @@ def test_without_shadows_a_leak_fails_and_the_report_says_what_would_decide_the_
     assert report["shadows"] is None
     assert statuses(report)["PG101"] == "fail"
     nothing_passes_that_needs_references(report)
-    first = report["would_decide"][0]
+    first, *others = the_same_everywhere(run)
     assert first.startswith("4 shadows of the candidate's own recipe (")
-    assert "PG501" in first
+    assert "PG501, which no number of records alone lets pass: " in first
     assert "lira" in first
-    assert "4 shadows of the candidate's own recipe" in run.said
-    for name in ("report.md", "report.html"):
-        text = (run.out / name).read_text().replace("&#39;", "'")
-        assert "What evidence would decide" in text
-        assert "4 shadows of the candidate's own recipe" in text
+    # Records beside the shadows, never in their place.
+    assert all(text[5:].startswith(": also about ") for text in others if text[:5] in OPEN)
+    assert all("What evidence would decide" in (run.out / name).read_text() for name in ("report.md", "report.html"))
     assert report["data"]["coverage"] == "census: all 300 training records"
     assert "Audited: census" in (run.out / "report.md").read_text()
 
 
 def test_without_shadows_an_innocent_model_does_not_pass(team: Team, here: Here, plain: str, tmp_path: Path) -> None:
-    team.write_config("plain.yaml", model=plain, shadows={"count": 0})
+    two = ["correctness", "confidence"]
+    team.write_config("plain.yaml", model=plain, shadows={"count": 0}, attacks=two)
     run = here("check", "-c", "plain.yaml", "--store", tmp_path / "store", "--profile", "internal")
     assert run.code == 4
     assert statuses(run.report)["PG101"] in ("pass", "inconclusive")
     nothing_passes_that_needs_references(run.report)
-    assert any("PG501" in text for text in run.report["would_decide"])
+    first, *others = the_same_everywhere(run)
+    assert first.startswith("4 shadows of the candidate's own recipe (")
+    assert "lira added to attacks, can decide " in first
+    assert "PG501, which no number of records alone lets pass" in first
+    assert all(text[5:].startswith(": also about ") for text in others if text[:5] in OPEN)
 
 
 # --- models that exist ------------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.examples.guides import ROOT, Hour, walked
+from tests.examples.guides import ROOT, Hour, require_small, small_walk, walked
 
 HOME = ROOT / "examples" / "lightgbm_adult"
 
+AT_NIGHT = ("privacy-gate explain", "privacy-gate defences")  # the small form leaves them out
 REFERENCE_AND_NIGHTLY = [pytest.mark.reference, pytest.mark.nightly]
 
 
@@ -36,6 +37,14 @@ def records() -> ModuleType:
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.reference
+def test_in_the_small_form_first_refused_and_then_mended(tmp_path: Path, reference_data: Path) -> None:
+    with small_walk("lightgbm_adult", tmp_path, reference_data, skipped=AT_NIGHT) as hour:
+        assert len(hour.done) == 10
+        require_small(hour, "PG101")
 
 
 class TestThePage:

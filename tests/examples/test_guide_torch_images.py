@@ -4,7 +4,6 @@ In a small form: four shadows, the attacks that the policy asks for and one more
 """
 
 import contextlib
-import importlib.metadata
 import io
 import os
 import re
@@ -31,6 +30,7 @@ from privacy_gate.reports.document import Report, parse, verify
 from privacy_gate.request import Config, Recipe
 from privacy_gate.sandbox import Scored, examine, models, probe
 from privacy_gate.shadows.recipes import Context, choose
+from tests.examples import guides
 from tests.mlflow_server import embedded_registry, tracking
 
 HOME = Path(__file__).resolve().parents[2] / "examples" / "torch_images"
@@ -39,11 +39,12 @@ BY_HAND = (
     "mkdir -p .demo/digits && cd .demo/digits",
     "cp ../../examples/torch_images/*.py .",
     "python3 -m venv .venv && . .venv/bin/activate",
-    "pip install privacy-gate",
+    "pip install ../..",
     "export MLFLOW_TRACKING_URI=sqlite:///$PWD/mlflow.db",
 )
 ATTACKS = ["correctness", "confidence", "entropy", "modified_entropy", "lira", "difficulty_calibration"]
-SMALL = {"python folds.py data folds": ("--folds", "2")}
+AT_NIGHT = ("privacy-gate explain", "privacy-gate defences")  # the small form leaves them out
+FEWER = {"python folds.py data folds": ("--folds", "2")}
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def follow(command: Command) -> Done:
             code = gate(words[1:])
         else:
             assert words[0] == "python", command.line
-            code = script([*words[1:], *SMALL.get(command.line, ())])
+            code = script([*words[1:], *FEWER.get(command.line, ())])
     report = None
     if words[1] == "check":
         report = parse(Path("privacy-gate-report", "report.json").read_bytes())
@@ -196,7 +197,7 @@ def follow(command: Command) -> Done:
 
 @pytest.fixture(scope="module")
 def steps() -> list[Command | Edit]:
-    return page((HOME / "README.md").read_text(encoding="utf-8"))
+    return page((HOME / "README.md").read_text(encoding="utf-8").partition(guides.SMALL)[0])
 
 
 @pytest.fixture(scope="module")
@@ -247,9 +248,15 @@ def as_anywhere(text: str) -> str:
 def test_what_only_a_shell_can_do_is_on_the_page(steps: list[Command | Edit]) -> None:
     lines = [step.line for step in steps if isinstance(step, Command)]
     assert tuple(lines[: len(BY_HAND)]) == BY_HAND
-    assert importlib.metadata.metadata("privacy-gate")["Name"] == BY_HAND[3].split()[-1]
     files = {word for line in lines for word in shlex.split(line) if word.endswith(".py")}
     assert {HOME / file for file in files if "*" not in file} < {*HOME.glob("*.py")}
+
+
+@pytest.mark.slow
+def test_in_the_small_form_first_refused_and_then_mended(tmp_path: Path) -> None:
+    with guides.small_walk("torch_images", tmp_path, skipped=AT_NIGHT, until="Where a training takes hours") as hour:
+        assert len(hour.done) == 10
+        guides.require_small(hour, "PG101")
 
 
 @pytest.mark.nightly

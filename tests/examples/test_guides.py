@@ -1,11 +1,27 @@
 """What walks the guides reads pages as people do, and sees when a page quotes what was not printed."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.examples.guides import Command, Edit, edit, installed, page, quotes, same_line
+from tests.examples.guides import (
+    GUIDES,
+    ROOT,
+    Command,
+    Edit,
+    edit,
+    install_line,
+    installed,
+    page,
+    place_of,
+    quotes,
+    same_line,
+    small_page,
+)
 
 PAGE = """# A guide
 
@@ -39,6 +55,41 @@ def test_a_page_is_its_commands_and_settings_in_order() -> None:
         Command("gate explain"),
         Edit("gate.yaml", {"data": {"seen": "v.csv"}}),
     ]
+
+
+SHORTER = """
+## In a small form
+
+    $ python train.py few
+    an aside
+
+```yaml
+# gate.yaml
+shadows: {count: 4}
+```
+"""
+
+
+def test_the_small_form_replaces_commands_and_comes_on_top_of_settings() -> None:
+    long = PAGE.replace("    $ gate explain", "    $ privacy-gate init\n    $ gate explain")
+    changed = Edit("gate.yaml", {"shadows": {"count": 4}})
+    assert list(small_page(long + SHORTER, skipped=("gate check",))) == [
+        Command("python train.py few"),
+        Command("privacy-gate init"),
+        changed,
+        Command("gate explain"),
+        Edit("gate.yaml", {"data": {"seen": "v.csv"}}),
+        changed,
+    ]
+    assert list(page(long + SHORTER)) == list(page(long))
+    with pytest.raises(AssertionError):
+        list(small_page(long + SHORTER.replace("train.py", "other.py")))
+
+
+def test_the_small_form_may_end_at_a_heading() -> None:
+    assert Command("later") not in small_page(
+        "\n    $ early\n\n## Later\n\n    $ later\n" + SHORTER.split("    $")[0], until="Later"
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,7 +140,42 @@ def test_settings_of_a_page_stand_beside_those_of_the_draft(tmp_path: Path) -> N
 
 
 def test_what_pip_is_told_to_install_must_exist() -> None:
-    installed("privacy-gate[demo]")
-    for wrong in ("privacy-gates", "privacy-gate[none]"):
+    installed("..[demo]", ROOT / "visits")
+    for wrong in ("privacy-gate", "privacy-gate[demo]", "..[none]", "../..", "."):
         with pytest.raises((AssertionError, KeyError)):
-            installed(wrong)
+            installed(wrong, ROOT / "visits")
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_page_installs_the_checkout_that_it_is_in(name: str) -> None:
+    text = (ROOT / "examples" / name / "README.md").read_text(encoding="utf-8")
+    (place,) = install_line(text)
+    installed(place, place_of(text))
+
+
+UNKNOWN = "does not provide the extra"  # pip goes on without it, and ends with 0
+
+
+@pytest.mark.nightly
+def test_pip_finds_what_a_page_tells_it_to_install(tmp_path: Path) -> None:
+    """In a new environment, from the folder of the page; nothing is installed."""
+    text = (ROOT / "examples" / "lightgbm_adult" / "README.md").read_text(encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    checkout = tmp_path / "checkout"
+    for name in ("privacy_gate", "templates"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, checkout)
+    stands = checkout / place_of(text).relative_to(ROOT)
+    stands.mkdir()
+
+    def pip(*places: str) -> str:
+        command = [tmp_path / "venv" / "bin" / "python", "-m", "pip", "install", "--dry-run", *places]
+        done = subprocess.run(command, cwd=stands, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    said = pip(*install_line(text))
+    assert UNKNOWN not in said
+    assert "lightgbm" in said.split("Would install")[1]
+    assert UNKNOWN in pip("..[nothing]")

@@ -29,7 +29,7 @@ def test_several_records_of_a_person_are_one_person_in_the_whole_too() -> None:
 
 
 def test_slices_that_the_policy_names_must_be_large_enough() -> None:
-    small = sliced("lira", {"a": 0.95})
+    small = sliced("lira", {"a": 0.7})
     small = replace(small, slices=tuple(replace(part, members=99, nonmembers=99) for part in small.slices))
     by = small.slices[0].by
     settings = resolve("standard").rule("PG203").settings

@@ -692,6 +692,14 @@ def test_a_reason_has_nothing_to_add_where_nothing_withholds_a_pass():
     assert "; also, a pass needs a reference attack" in outcome(withheld, "PG103").reason
 
 
+@pytest.mark.parametrize(("tpr", "help"), [(0.02, False), (0.07, True)])
+def test_where_a_pass_is_withheld_more_records_are_named_only_if_they_prove_a_violation(tpr, help):
+    unclear = replace(result("confidence"), tpr_at_fpr={0.01: Between(tpr, 0.01, 0.2)})
+    rule = outcome(judge(policy({"PG103": {"max": 0.05}}), evidence([unclear], n=10)), "PG103")
+    assert bool(rule.needed) == ("would decide" in rule.reason) == help
+    assert "; also, a pass needs a reference attack" in rule.reason
+
+
 JUDGE = sys.modules["privacy_gate.policy.judge"]  # the function of that name hides the module in the package
 
 
@@ -775,11 +783,13 @@ def test_a_bound_at_its_limit_is_the_closest_there_is():
     assert "; closest: PG101 attack accuracy is at most 60 %" in judge(rules, evidence([at])).headline
 
 
-def test_a_value_at_its_limit_is_asked_how_many_would_pass():
+def test_a_value_within_its_limit_is_asked_how_many_would_pass():
     rules = policy({"PG101": {"max": 0.6}, "PG103": {"max": 0.05}})
-    rule = outcome(judge(rules, evidence([result("lira", tpr=(0.05, 0.01))], n=10)), "PG103")
-    expected = CATALOG["PG103"].needed(rules.rule("PG103").settings, Effort(0.05, 0.05, 0.8, 10, 10))
+    rule = outcome(judge(rules, evidence([result("lira", tpr=(0.0475, 0.01))], n=10)), "PG103")
+    expected = CATALOG["PG103"].needed(rules.rule("PG103").settings, Effort(0.0475, 0.05, 0.8, 10, 10))
     assert rule.needed == expected != {}
+    at_the_limit = outcome(judge(rules, evidence([result("lira", tpr=(0.05, 0.01))], n=10)), "PG103")
+    assert at_the_limit.needed == {}  # no number of records tells a value from itself
 
 
 @pytest.mark.parametrize(

@@ -164,14 +164,35 @@ rules:
         "policy.yaml:7:3: error[unknown-rule]: rules.PG10: there is no such rule (did you mean 'PG104'?)",
         "policy.yaml:8:16: error[float_type]: rules.PG104.max: Input should be a valid number",
         "policy.yaml:8:32: error[literal_error]: rules.PG104.action: Input should be 'block', 'warn' or 'off'",
-        "policy.yaml:9:10: error[dict_type]: rules.PG201: Input should be a valid dictionary",
+        "policy.yaml:9:10: error[dict_type]: rules.PG201: settings stand in braces: write PG201: {max: 3}",
         "policy.yaml:11:3: error[duplicate-key]: rules.PG101: the key is already given in line 10",
         (
             "base.yaml:4:11: error[extra_forbidden]: rules.PG101.maxx: "
             "Extra inputs are not permitted (did you mean 'max'?)"
         ),
-        "base.yaml:5:16: error[less_than_equal]: rules.PG102.max: Input should be less than or equal to 1",
+        (
+            "base.yaml:5:16: error[less_than_equal]: rules.PG102.max: "
+            "Input should be less than or equal to 1; 2 % is written 0.02"
+        ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("PG103: 0.05", "settings stand in braces: write PG103: {max: 0.05}"),
+        ("PG103: 5 %", "settings stand in braces: write PG103: {max: 0.05}"),
+        ("PG103: warn", "settings stand in braces: write PG103: {action: warn}"),
+        ("PG103: [0.05]", "settings stand in braces: write PG103: {max: 0.05}"),
+        ("PG501: true", "settings stand in braces: write PG501: {action: off}"),
+        ("PG101: {max: 58}", "Input should be less than or equal to 1; 58 % is written 0.58"),
+        ("PG101: {max: 57.5}", "Input should be less than or equal to 1; 57.5 % is written 0.575"),
+        ("PG101: {max: 580}", "Input should be less than or equal to 1"),
+    ],
+)
+def test_a_limit_that_is_written_as_people_say_it(folder, rule, said):
+    (finding,) = findings(write(folder, f"extends: standard\nrules:\n  {rule}\n"))
+    assert finding.split(": ", 3)[3] == said
 
 
 @pytest.mark.parametrize(

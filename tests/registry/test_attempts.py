@@ -33,6 +33,7 @@ def evidence_of(digest: str, folder: Path, seed: int = 3, data: str = "d" * 64, 
         params={"seed": str(seed)},
         files=[report],
         data_sha256=data,
+        references="16" * 32,
         seed=seed,
         exit_code=code,
         restricted=[members],
@@ -54,6 +55,7 @@ def test_evaluations_are_remembered_by_the_models_content(world, tmp_path):
         ("d" * 64, 4, "p" * 64, "error", 3),
     ]
     assert all(a.at.endswith("+00:00") and a.run_id for a in mine)
+    assert {a.references for a in mine} == {"16" * 32}
     # The same bytes under another name are the same model; other bytes are not.
     copied = world.registry.resolve("models:/churn-copy/1", tmp_path)
     assert {a.run_id for a in world.registry.attempts(copied).attempts} >= {a.run_id for a in mine}
@@ -185,7 +187,7 @@ def test_a_folder_has_no_memory(tmp_path):
 
 def test_runs_of_earlier_versions_count_with_what_is_known_of_them():
     told = attempt_of({"privacy_gate.verdict": "inconclusive"}, {"seed": "7"}, "r", "t")
-    assert (told.seed, told.exit_code) == (7, 4)
+    assert (told.seed, told.exit_code, told.references) == (7, 4, "")
     assert told.data_digest != attempt_of({}, {}, "s", "t").data_digest
     junk = attempt_of({"privacy_gate.seed": "-1 or so", "privacy_gate.exit_code": "x"}, {}, "r", "t")
     assert (junk.seed, junk.exit_code) == (-1, 0)

@@ -6,6 +6,7 @@ import pytest
 
 from privacy_gate.promotion import Approval, Moved, promote
 from tests.cli.test_init import model_folder
+from tests.test_attestation import sample
 from tests.test_promotion import Shop, names
 
 
@@ -36,8 +37,14 @@ def test_promotion_through_a_server(server, tmp_path):
     version = shop.register(found.name, model_folder(tmp_path / "next"))
     run = shop.judged(version).run
     assert isinstance(shop.ask(version), Approval)
+    taken = shop.judged(version, sample("inconclusive"), at="2026-09-01T13:00:00+00:00")
+    shop.junk(version, 21)
+    shop.forge(version, {"privacy_gate.run_id": run})
+    for _ in range(2):
+        assert names(shop.ask(version)) == {"result"}
+        server.registry._client.delete_run(taken.run)  # its files are served all the same
     server.registry._client.delete_run(run)
-    assert names(shop.ask(version)) == {"signature"}
+    assert names(shop.ask(version)) == {"deleted"}
     assert server.registry.alias(found.name, "champion") == "1"
 
 

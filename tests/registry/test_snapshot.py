@@ -288,11 +288,144 @@ PT2 = {"pytorch": {"model_data": "data", "code": None}, "python_function": {"loa
         ({"pytorch": {"model_data": "/etc/x"}}, ["model.lgb"], True),
         ({"sklearn": {"pickled_model": "model.skops"}}, ["model.skops"], True),
         ({"sklearn": {"pickled_model": "model.pkl"}}, ["model.pkl"], True),
+        # A pickle by any other name, and a text that names the module to unpickle with.
+        ({"sklearn": {"pickled_model": "model.json"}}, ["model.json"], True),
+        ({"pytorch": {"model_data": "data"}}, ["data/pickle_module_info.txt"], True),
+        ({"python_function": {"loader_module": "mlflow.pytorch", "data": "data"}}, ["data/model.json"], True),
+        ({"python_function": {"loader_module": "mlflow.lightgbm", "data": "model.lgb"}}, ["model.lgb"], True),
+        ({"catboost": {"data": "model.json"}}, ["model.json"], True),
+        ({"lightgbm": "model.lgb"}, ["model.lgb"], True),
+        ({}, [], True),
     ],
 )
 def test_code_is_recognised_without_loading(tmp_path, flavors, files, executes):
     root = folder(tmp_path, flavors, files)
     assert s.executes_code(s.read_mlmodel(root), root) is executes
+
+
+LIGHTGBM = {
+    "code": None,
+    "data": "model.lgb",
+    "lgb_version": "4.6.0",
+    "model_class": "lightgbm.basic.Booster",
+    "serialization_format": "skops",
+    "skops_trusted_types": ["lightgbm.basic.Booster"],
+}
+XGBOOST = {
+    "code": None,
+    "data": "model.json",
+    "model_class": "xgboost.core.Booster",
+    "model_format": "json",
+    "xgb_version": "3.0.0",
+}
+SERVED = {"env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}, "python_version": "3.11.7"}
+
+
+@pytest.mark.parametrize(
+    ("flavor", "change"),
+    [
+        # MLflow calls whatever an XGBoost model names, and unpickles what LightGBM's calls anything but a Booster.
+        ("xgboost", {"model_class": "os.abort"}),
+        ("xgboost", {"model_class": "xgboost.sklearn.os.abort"}),
+        ("xgboost", {"model_class": "xgboost.dask.DaskXGBClassifier"}),
+        ("xgboost", {"model_class": ["xgboost.core.Booster"]}),
+        ("xgboost", {"model_class": None}),
+        ("lightgbm", {"model_class": "lightgbm.sklearn.LGBMClassifier"}),
+        ("lightgbm", {"model_class": "xgboost.core.Booster"}),
+        ("lightgbm", {"model_class": "lightgbm.basic.Booster "}),
+        ("lightgbm", {"model_class": None}),
+        ("lightgbm", {"code": "code"}),
+        ("lightgbm", {"model_code_path": "model.py"}),
+        ("lightgbm", {"data": None}),
+        ("lightgbm", {"data": ["model.lgb"]}),
+        ("lightgbm", {"data": "s3://bucket/model.lgb"}),
+        ("lightgbm", {"data": "./model.lgb"}),
+        ("lightgbm", {"data": "/etc/passwd"}),
+        ("lightgbm", {"loader_module": "mlflow.sklearn"}),
+        ("lightgbm", {"a setting of the next MLflow": "x"}),
+        ("python_function", {"loader_module": "mlflow.xgboost"}),
+        ("python_function", {"loader_module": "mlflow.lightgbm.os"}),
+        ("python_function", {"code": ["code"]}),
+        ("python_function", {"predict_fn": "__class__"}),
+        ("python_function", {"predict_fn": ["predict"]}),
+        ("python_function", {"config": {"a": 1}}),
+        ("python_function", {"model_code_path": "model.py"}),
+        ("python_function", {"env": {"conda": "../conda.yaml"}}),
+        ("python_function", {"env": {"conda": "https://example.org/conda.yaml"}}),
+        ("python_function", {"streamable": True}),
+        ("top", {"saved_input_example_info": {"artifact_path": "/etc/passwd", "type": "dataframe"}}),
+        ("top", {"saved_input_example_info": {"artifact_path": "s3://bucket/x.json", "type": "dataframe"}}),
+    ],
+)
+def test_a_setting_that_names_code_or_a_place_is_code(tmp_path, flavor, change):
+    """And so is one that nobody knows: what it makes MLflow do is not known either."""
+    native, settings = ("xgboost", XGBOOST) if flavor == "xgboost" else ("lightgbm", LIGHTGBM)
+    served = SERVED | {"loader_module": f"mlflow.{native}", "data": settings["data"]}
+    flavors = {native: settings, "python_function": served}
+    example = {"saved_input_example_info": {"artifact_path": "input_example.json", "type": "dataframe"}}
+    (tmp_path / "plain").mkdir()
+    plain = folder(tmp_path / "plain", flavors, [settings["data"], "conda.yaml", "input_example.json"], **example)
+    assert s.executes_code(s.read_mlmodel(plain), plain) is False, "it is the change alone"
+    if flavor == "top":
+        example |= change
+    else:
+        flavors[flavor] = flavors[flavor] | change
+    root = folder(tmp_path, flavors, [settings["data"]], **example)
+    assert s.executes_code(s.read_mlmodel(root), root) is True
+
+
+def test_what_an_xgboost_model_names_is_called(tmp_path):
+    """Why its class is on a list: MLflow's loader calls any function of the environment."""
+    import gc
+
+    import mlflow.xgboost
+
+    root = folder(tmp_path, {"xgboost": {"data": "model.json", "model_class": "gc.disable"}}, ["model.json"])
+    assert s.take_local(root, "m", tmp_path / "work").executes_code is True
+    try:
+        with pytest.raises(AttributeError, match="load_model"):
+            mlflow.xgboost.load_model(str(root))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("kind", "executes"),
+    [
+        ("lightgbm.Booster", False),
+        ("lightgbm.LGBMClassifier", True),
+        ("xgboost.Booster", False),
+        ("xgboost.XGBClassifier", False),
+        ("xgboost.XGBRFClassifier", False),
+    ],
+)
+def test_models_as_mlflow_saves_them(tmp_path, kind, executes):
+    """Its own files, with everything that a model may be logged with; what is data loads as it was."""
+    import mlflow
+    import numpy as np
+
+    library, _, name = kind.partition(".")
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    labels = (rows[:, 0] > 0).astype(int)
+    module, saver = pytest.importorskip(library), getattr(mlflow, library)
+    if kind == "lightgbm.Booster":
+        table = module.Dataset(rows, labels, params={"verbosity": -1})
+        model = module.train({"objective": "binary", "num_threads": 1, "verbosity": -1}, table, 3)
+    elif kind == "xgboost.Booster":
+        model = module.train({"objective": "binary:logistic", "nthread": 1}, module.DMatrix(rows, labels), 3)
+    else:
+        quiet = {"verbosity": -1} if library == "lightgbm" else {}
+        model = getattr(module, name)(n_estimators=3, n_jobs=1, **quiet).fit(rows, labels)
+    more = {"serialization_format": "skops"} if library == "lightgbm" else {}
+    signature = mlflow.models.infer_signature(rows, labels)
+    saver.save_model(
+        model, str(tmp_path / "m"), pip_requirements=[], signature=signature, metadata={"team": "x"}, **more
+    )
+    shot = s.take_local(tmp_path / "m", "m", tmp_path / "work")
+    assert (shot.flavor, shot.executes_code) == (library, executes)
+    if not executes:
+        assert type(saver.load_model(str(shot.folder))) is type(model)
 
 
 def test_a_broken_mlmodel_is_an_error(tmp_path):

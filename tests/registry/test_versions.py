@@ -7,6 +7,9 @@ import json
 import shutil
 import sqlite3
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 import pytest
 
@@ -88,6 +91,81 @@ def test_a_version_that_calls_itself_a_prompt_is_listed_by_its_alias(world, mode
     assert {v.version: v.aliases for v in listed(world, model)}["2"] == ("privacy-approved",)
     world.registry.move_alias(model, "privacy-approved", None)
     assert world.registry.alias(model, "privacy-approved") is None
+
+
+PROMPT = "mlflow.prompt.is_prompt"
+
+
+@pytest.fixture(params=[False, True], ids=["the model", "its version, too"])
+def hidden(request, real):  # noqa: F811
+    """A model of one version, tagged as a prompt after an alias was set: MLflow's client denies that it is there."""
+    name = f"hidden-{request.param}"
+    register(real, name)
+    client = real.registry._client
+    client.set_registered_model_alias(name, "approved", "1")
+    if request.param:
+        client.set_model_version_tag(name, "1", PROMPT, "true")
+    client.set_registered_model_tag(name, PROMPT, "true")
+    yield name
+    client._get_registry_client().delete_registered_model(name)
+
+
+def served(world, name: str) -> str | None:
+    """The version that an alias points to, as anybody is told who asks the registry itself."""
+    if not world.uri.startswith("http"):
+        with contextlib.closing(sqlite3.connect(world.database, timeout=30)) as base:
+            found = base.execute("SELECT version FROM registered_model_aliases WHERE name = ?", (name,)).fetchone()
+        return None if found is None else str(found[0])
+    query = urllib.parse.urlencode({"name": name, "alias": "approved"})
+    try:
+        with urllib.request.urlopen(f"{world.uri}/api/2.0/mlflow/registered-models/alias?{query}") as answer:
+            return json.load(answer)["model_version"]["version"]
+    except urllib.error.HTTPError:
+        return None
+
+
+def test_a_model_that_calls_itself_a_prompt_keeps_no_alias(real, hidden, tmp_path):  # noqa: F811
+    """Else a forged alias would stay for ever: the registry still answers with it."""
+    registry = real.registry
+    assert served(real, hidden) == "1"
+    assert registry.alias(hidden, "approved") == "1"
+    assert [(v.version, v.aliases) for v in listed(real, hidden)] == [("1", ("approved",))]
+    for uri in (f"models:/{hidden}/1", f"models:/{hidden}@approved"):
+        with pytest.raises(UsageError, match=r"tagged as a prompt|no registered model"):
+            registry.resolve(uri, tmp_path)
+    with pytest.raises(CandidateNotFound):
+        registry.move_alias(hidden, "other", "1")
+    if registry.version(hidden, "1") is not None:
+        registry.mark(hidden, "1", {"privacy_gate.verdict": "fail"})
+        assert registry.version(hidden, "1").tags["privacy_gate.verdict"] == "fail"
+    registry.move_alias(hidden, "approved", None)
+    assert served(real, hidden) is None
+    assert registry.alias(hidden, "approved") is None
+    registry.move_alias(hidden, "approved", None)
+    assert [v.aliases for v in listed(real, hidden)] in ([()], [])
+
+
+def test_a_prompt_says_what_it_is_where_its_files_are_asked_for(real, tmp_path):  # noqa: F811
+    """And not that the registry is gone, for which a sweep would give up."""
+    register(real, "half hidden")
+    client = real.registry._client
+    client.set_registered_model_tag("half hidden", PROMPT, "true")
+    try:
+        with pytest.raises(UsageError, match="tagged as a prompt") as caught:
+            real.registry.resolve("models:/half hidden/1", tmp_path)
+        assert "delete that tag" in caught.value.hint
+    finally:
+        client._get_registry_client().delete_registered_model("half hidden")
+
+
+def test_a_version_that_goes_before_its_files_are_asked_for(real, tmp_path, monkeypatch):  # noqa: F811
+    registry = open_registry(real.uri, None)
+    version = register(real, "fleeting files")
+    seen = registry._client.get_model_version("fleeting files", version)
+    delete(real, "fleeting files")
+    monkeypatch.setattr(registry._client, "get_model_version", lambda *_: seen)
+    with pytest.raises(CandidateNotFound, match="has no version"):
+        registry.resolve(f"models:/fleeting files/{version}", tmp_path)
 
 
 def test_a_name_is_only_a_name(world):
@@ -301,7 +379,7 @@ def test_what_is_there_already_is_not_written_again(embedded, tmp_path):
     registry.mark("churn", "1", {"a": "b"})
     written = []
     for name in ("set_registered_model_alias", "delete_registered_model_alias", "set_model_version_tag"):
-        setattr(registry._client, name, lambda *given, name=name: written.append((name, *given)))
+        setattr(registry._store, name, lambda *given, name=name: written.append((name, *given)))
     registry.move_alias("churn", "approved", "1")
     registry.move_alias("churn", "other", None)
     registry.mark("churn", "1", {"a": "b"})
@@ -366,7 +444,7 @@ def test_a_missing_permission_to_write_names_that_one(embedded, tmp_path):
         raise MlflowException("Permission denied", PERMISSION_DENIED)
 
     for name in ("set_registered_model_alias", "delete_registered_model_alias", "set_model_version_tag"):
-        setattr(registry._client, name, denied)
+        setattr(registry._store, name, denied)
     for write in (
         lambda: registry.move_alias("churn", "approved", "1"),
         lambda: registry.move_alias("churn", "candidate", None),

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy_gate.datamodel import Audit, Candidate, RiskScores, Verdict, VerdictStatus
+from privacy_gate.datamodel import Audit, Candidate, RiskScores, ThreatModel, Verdict, VerdictStatus
 from privacy_gate.errors import NotEvaluable
+from privacy_gate.policy.cells import name_of
+from privacy_gate.policy.examples import result
 from privacy_gate.reports import assemble, charts
 from privacy_gate.reports.document import Report, Roc, dumps, parse
 from tests.reports.samples import SAMPLES, Measured
@@ -199,6 +201,19 @@ def test_a_verdict_alone_makes_a_report() -> None:
     made = assemble.report(assemble.Parts(verdict=Verdict(VerdictStatus.INCONCLUSIVE, 4, "nothing ran", (), {})))
     assert parse(dumps(made)) == made
     assert (made.data, made.risk, made.shadows, made.policy, made.subject.uri) == (None, None, None, None, None)
+
+
+def test_an_attack_without_a_threshold_says_nothing_of_where_one_came_from() -> None:
+    """`correctness, shadow` where there are no shadows at all would be a lie."""
+    ran = [replace(result("correctness"), threat_model=ThreatModel.SHADOW), result("confidence"), result("lira")]
+    told = assemble.threats("scores", ran)
+    assert told.attacks_run == ("correctness", "confidence", "lira")
+    assert told.threat_models == (ThreatModel.KNOWN_SUBSET, ThreatModel.REFERENCE)
+    assert [name_of(each, scope=True) for each in ran] == [
+        "correctness",
+        "confidence, known-subset, global",
+        "lira, reference, global",
+    ]
 
 
 def test_exit_zero_changes_the_code_and_is_said() -> None:

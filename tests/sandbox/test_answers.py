@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import json
 
 import numpy as np
 import pandas as pd
@@ -158,6 +159,161 @@ def test_rows_in_a_column_and_tables_of_other_libraries():
     np.testing.assert_array_equal(values(pd.Series(P.tolist()), NAMED), P)
     np.testing.assert_array_equal(values(pd.DataFrame({"probabilities": P.tolist()}), NAMED), P)
     np.testing.assert_array_equal(values(pa.table({"yes": P[:, 1], "no": P[:, 0]}), NAMED), P)
+
+
+# --- columns that the config picks ----------------------------------------------------------------------------------
+
+BESIDE = pd.DataFrame({"label": ["yes", "no", "yes"], "score": P[:, 1]})
+
+
+def picking(column, **settings):
+    return Form(**{"classes": ("no", "yes"), "labels": ("no", "yes"), "column": column, **settings})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        BESIDE,
+        BESIDE.assign(label=[1, 0, 1]),
+        BESIDE.assign(label=[1.0, 0.0, 1.0], seconds=[0.25, 7.5, 1.5]),
+        BESIDE.to_dict("list"),
+        {**BESIDE.to_dict("list"), "probabilities": P[:, 0]},
+        BESIDE.to_dict("records"),
+        BESIDE.convert_dtypes(),
+        BESIDE.iloc[:, ::-1],
+    ],
+    ids=["text", "index", "more", "dict", "dict-of-known-names", "records", "nullable", "turned"],
+)
+def test_the_score_beside_a_label_is_picked_by_its_name(answer):
+    found = read(answer, picking("score"), 3)
+    np.testing.assert_array_equal(found.outputs.values, np.stack([1 - P[:, 1], P[:, 1]], axis=1))
+    assert (found.outputs.kind, found.outputs.labels_only, found.classes) == ("probabilities", False, None)
+    about_no = read(answer, picking("score", positive=0), 3).outputs.values
+    np.testing.assert_array_equal(about_no, found.outputs.values[:, ::-1])
+
+
+def test_a_picked_column_that_is_named_after_a_class_is_about_it():
+    frame = pd.DataFrame({"no": P[:, 0], "seconds": [0.5, 1.5, 2.5]})
+    np.testing.assert_array_equal(values(frame, picking("no"))[:, 0], P[:, 0])
+    np.testing.assert_array_equal(values(pd.DataFrame({0: P[:, 0], 7: P[:, 1]}), picking(7))[:, 1], P[:, 1])
+
+
+def test_a_picked_column_may_hold_logits_or_all_classes():
+    logits = BESIDE.assign(score=[3.5, -2.0, 0.25])
+    found = read(logits, picking("score"), 3).outputs
+    assert found.kind == "logits"
+    np.testing.assert_array_equal(found.values[:, 1] - found.values[:, 0], [3.5, -2.0, 0.25])
+    np.testing.assert_array_equal(values(BESIDE.assign(score=P.tolist()), picking("score")), P)
+
+
+@pytest.mark.parametrize(
+    ("answer", "column"),
+    [
+        (pd.DataFrame({"b": P[:, 1], "label": ["yes", "no", "yes"], "a": P[:, 0]}), ("a", "b")),
+        (np.stack([P[:, 1], [7.5, 8.5, 9.5], P[:, 0]], axis=1), (2, 0)),
+        (np.array([["yes", 0.8, 0.2], ["no", 0.3, 0.7], ["yes", 0.55, 0.45]], dtype=object), (2, 1)),
+        (pd.DataFrame(np.stack([P[:, 1], [7.5, 8.5, 9.5], P[:, 0]], axis=1)), (2, 0)),
+    ],
+    ids=["names", "array", "objects", "frame-without-names"],
+)
+def test_a_list_is_a_column_for_each_class_in_their_order(answer, column):
+    np.testing.assert_array_equal(values(answer, picking(column)), P)
+
+
+@pytest.mark.parametrize(
+    "table", [np.c_[[1, 0, 1], P[:, 1]], np.array([["yes", 0.8], ["no", 0.3], ["yes", 0.55]], "O")]
+)
+def test_the_score_of_an_array_is_picked_by_its_index(table):
+    np.testing.assert_array_equal(values(table, picking(1))[:, 1], P[:, 1])
+    np.testing.assert_array_equal(values(P[:, 1], picking(0))[:, 1], P[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("answer", "column", "says"),
+    [
+        (BESIDE, "scores", "columns label, score: output.column says scores, which is none of them"),
+        (BESIDE, 1, "output.column says 1, which is none of them"),  # names are there: places are not counted
+        (
+            pd.DataFrame(np.c_[P, P], columns=list("abbc")),
+            "b",
+            "output.column says b, which is none of them, or several",
+        ),
+        (P, "yes", "its columns have no names"),
+        (P, 2, "answers with 2 columns, and output.column says 2"),
+        (P[:, 1], 1, "answers with 1 columns, and output.column says 1"),
+        (BESIDE, ("label", "score"), "are no numbers"),
+        (pd.DataFrame({"yes": P[:, 1], "no": P[:, 0]}), ("yes", "no"), "in another order"),
+        (BESIDE.assign(score=["a", "b", "c"]), "score", "none of the classes"),
+        (np.zeros((3, 2, 2)), 1, "shape"),
+        (BESIDE[:2], "score", "shape"),
+        (BESIDE.assign(score=[0.5, np.nan, 0.5]), "score", "NaN"),
+    ],
+)
+def test_columns_that_cannot_be_picked(answer, column, says):
+    with pytest.raises(ModelOutputUnusable, match=says):
+        read(answer, picking(column), 3)
+
+
+def test_one_score_for_more_than_two_classes_is_refused():
+    three = picking("score", classes=("no", "perhaps", "yes"))
+    with pytest.raises(ModelOutputUnusable, match="one column of scores, and there are 3 classes") as error:
+        read(BESIDE, three, 3)
+    assert "one column per class" in error.value.hint
+
+
+@pytest.mark.parametrize("kind", ["auto", "labels"])
+def test_labels_are_picked_and_no_score_is_hidden_by_that(kind):
+    form = picking("label", kind=kind)
+    for answer in (BESIDE[["label"]], BESIDE[["label"]].assign(rank=[3, 1, 2], why=["a", "b", "c"])):
+        found = read(answer, form, 3)
+        assert found.outputs.values.tolist() == HOT
+        assert found.outputs.labels_only
+    for answer in (BESIDE, BESIDE.assign(score=P.tolist()), BESIDE.assign(score=np.log(P[:, 1]))):
+        with pytest.raises(ModelOutputUnusable, match="numbers beside the labels") as error:
+            read(answer, form, 3)
+        assert "label_only: true" in error.value.hint
+        assert read(answer, form, 3, decide=True).outputs.values.tolist() == HOT  # of a shadow they are of no use
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_the_score_of_the_label_beside_it_is_not_taken_for_that_of_one_class(positive):
+    sure = pd.DataFrame({"label": ["yes", "no", "yes"], "score": [0.8, 0.7, 0.55]})
+    with pytest.raises(ModelOutputUnusable, match="the score of the label beside it"):
+        read(sure, picking("score", positive=positive), 3)
+    # Another threshold than a half parts the labels, too.
+    values(sure.assign(label=["yes", "no", "no"]), picking("score"))
+    values(sure.assign(label=["yes", "yes", "yes"]), picking("score"))
+
+
+def test_a_shadow_of_another_make_is_read_as_a_whole():
+    for column in ("score", ("a", "b"), 1, (1, 2), 0):
+        for answer in (P, pd.DataFrame({"yes": P[:, 1], "no": P[:, 0]})):
+            if isinstance(answer, pd.DataFrame) and column != "score":
+                continue
+            np.testing.assert_array_equal(values(answer, picking(column), decide=True), P)
+    np.testing.assert_array_equal(values(BESIDE, picking("score"), decide=True)[:, 1], P[:, 1])
+    np.testing.assert_array_equal(values(np.c_[[1, 0, 1], P[:, 1]], picking(1), decide=True)[:, 1], P[:, 1])
+
+
+def test_the_hint_names_the_column_that_may_be_the_score():
+    with pytest.raises(ModelOutputUnusable) as error:
+        read(BESIDE, NAMED, 3)
+    assert error.value.hint.startswith("say `output: {column: score}` if it is the score of one class")
+    assert len(error.value.hint) < 300  # longer ones are cut on their way
+    values(BESIDE, Form(labels=("no", "yes"), column="score"))  # and it helps
+    for name in ("a b\x1b[2J", "x" * 100, "a: b"):
+        with pytest.raises(ModelOutputUnusable) as error:
+            read(BESIDE.rename(columns={"score": name}), NAMED, 3)
+        assert error.value.hint.startswith("list one column per class as output.column")
+        assert name not in error.value.hint
+
+
+def test_what_is_picked_travels_and_old_forms_keep_their_text():
+    for column in ("score", 0, ("a", "b"), (2, 0)):
+        form = picking(column)
+        assert Form.from_json(json.loads(json.dumps(form.as_json()))) == form
+    assert "column" not in NAMED.as_json()
+    assert Form.from_json(NAMED.as_json()) == NAMED
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------

@@ -39,8 +39,28 @@ def saved(booster, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["booster", "classifier"])
+def test_columns_in_another_order_are_told(kind, tmp_path):
+    """XGBoost refuses them by itself, in an error that does not say what to do."""
+    features = pd.DataFrame({"a b": RNG.normal(size=200), "c": RNG.normal(size=200), "d": RNG.normal(size=200)})
+    model = saved(
+        xgboost.train({"objective": "binary:logistic", "nthread": 1}, xgboost.DMatrix(features, Y), 3), tmp_path
+    )
+    if kind == "classifier":
+        model = xgboost.XGBClassifier(n_estimators=3, n_jobs=1).fit(features, Y)
+    assert len(models.query(model, features).values) == 200
+    with pytest.raises(DataError, match="'c' is its column 2, and 'd' stands there") as error:
+        models.query(model, features[["a b", "d", "c"]])
+    assert error.value.hint.endswith("data.schema or data.features: a b, c, d")
+    with pytest.raises(DataError, match="the model takes the columns a b, c, d; here are a b, c, e") as error:
+        models.query(model, features.rename(columns={"d": "e"}))
+    assert "as the model does" in error.value.hint
+    nameless = xgboost.train({"objective": "binary:logistic", "nthread": 1}, xgboost.DMatrix(features.to_numpy(), Y), 3)
+    assert len(models.query(nameless, features).values) == 200  # places are all that it has
+
+
+@pytest.mark.parametrize("kind", ["booster", "classifier"])
 def test_columns_in_another_order_are_refused(kind):
-    """LightGBM takes columns by place and would answer at random; XGBoost and scikit-learn refuse by themselves."""
+    """LightGBM takes columns by place and would answer at random."""
     features = pd.DataFrame({"a b": RNG.normal(size=200), "c": RNG.normal(size=200), "d": RNG.normal(size=200)})
     model = lightgbm_booster(features=features, min_data_in_leaf=2)
     if kind == "classifier":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from privacy_gate.datamodel import Audit, Outputs
+from privacy_gate.documents import load_yaml
 from privacy_gate.errors import ConfigError
-from privacy_gate.request import Output
-from privacy_gate.sandbox.declared import MOST_CLASSES, agreed, distinct, form_of, in_order
+from privacy_gate.request import Config, Output
+from privacy_gate.sandbox.declared import MOST_CLASSES, agreed, distinct, form_of, in_order, left_out
 from privacy_gate.sandbox.outputs import Form
 
 RAW = np.array(["yes", "no", "no"])
@@ -36,6 +38,49 @@ def test_positive_alone_orders_two_classes():
     assert (declared.classes, declared.positive) == (("no", "yes"), 0)
 
 
+def test_columns_are_picked_in_the_order_of_declared_classes():
+    assert form_of(output(column="score", positive="no"), None, RAW) == Form(
+        "auto", ("yes", "no"), 1, ("no", "yes"), "score"
+    )
+    assert form_of(output(column=0), None, RAW).column == 0
+    assert form_of(output(column=["a", 1], classes=["no", "yes"]), None, RAW).column == ("a", 1)
+    assert form_of(output(column=["a", "b"]), ["no", "yes"], RAW).classes == ("no", "yes")
+    assert list(left_out(output(kind="labels"))) == []
+    (told,) = left_out(output(column="score\x1b[2J"))
+    assert told.startswith("of the model's answers, the column score")
+    assert "\x1b" not in told
+    assert "the columns a, b alone were looked at" in next(left_out(output(column=["a", "b"])))
+
+
+@pytest.mark.parametrize(
+    "column", [True, 1.0, -1, ["a", True], ["a"], [], ["a", "a"], {"a": 1}, ["a", ["b"]], [["a"], ["b"]]]
+)
+def test_columns_are_names_or_indices(column):
+    with pytest.raises(ValidationError, match=r"a column is a name|a list names a column for each"):
+        output(column=column)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"column": ["a", "b"], "classes": [0, 1, 2]}, "column: lists 2 columns, classes: 3 classes"),
+        ({"column": ["a", "b"], "positive": 1}, "positive: says what a one-column score is about"),
+    ],
+)
+def test_settings_of_the_answers_that_contradict_each_other(settings, says):
+    with pytest.raises(ValidationError, match=says):
+        output(**settings)
+
+
+def test_a_wrong_column_is_told_with_its_line(tmp_path):
+    path = tmp_path / "gate.yaml"
+    path.write_text("data: {members: m.csv, nonmembers: n.csv}\noutput:\n  kind: probabilities\n  column: -1\n")
+    with pytest.raises(ConfigError, match=r"gate\.yaml:4:11: error\[value_error\]: output\.column: a column is a name"):
+        load_yaml(path, Config)
+    path.write_text("data: {members: m.csv, nonmembers: n.csv}\noutput: {column: yes, positive: no}\n")
+    assert load_yaml(path, Config).value.output == output(column="yes", positive="no")
+
+
 @pytest.mark.parametrize(
     ("settings", "data_classes", "says"),
     [
@@ -46,6 +91,8 @@ def test_positive_alone_orders_two_classes():
         ({"positive": "c"}, ["a", "b"], "'c', which is none of the classes a, b"),
         ({"positive": "a"}, ["a", "b", "c"], "there are 3 classes"),
         ({"positive": "a", "classes": ["a", "b", "c"]}, None, "there are 3 classes"),
+        ({"column": ["a", "b"]}, None, "output.column lists 2 columns, one per class; nobody says which"),
+        ({"column": ["a", "b"]}, ["x", "y", "z"], "output.column lists 2 columns, one per class; there are 3"),
     ],
 )
 def test_contradictions_in_the_config(settings, data_classes, says):

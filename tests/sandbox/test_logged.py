@@ -127,7 +127,40 @@ def test_junk_is_absent(folder, junk):
         assert logged.python_wanted(folder) is None
 
 
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("pandas==1.5.3; python_version < '3.12'\npandas==2.2.3; python_version >= '3.12'", {"pandas": "2.2.3"}),
+        ("pandas==1.5.3; extra == 'test'", {}),
+        ("pandas==1.5.3; platform_machine ~= 'x'", {}),  # an order of machines: nobody can say
+        ("pandas==1.5.3\npandas==3.1.0", {}),  # neither can be told to have been there
+        ("pandas==1.5.3\nPANDAS==1.5.3", {"pandas": "1.5.3"}),
+        ("pandas==1.5.*\nscipy>=1\ntorch<3,==2.1.0", {"torch": "2.1.0"}),
+        ("python==2.7.18", {}),  # no distribution is Python, whatever it calls itself
+        ("x" * 101 + "==1.0", {}),
+        ("pandas==" + "1" * 1000, {}),
+        ("pandas==1.5.3\x1b[2J", {}),
+        ("pandas==1.5.3 --global-option=x\n-r other.txt\n--index-url https://e.org\n-e .\nx @ https://e.org/x.whl", {}),
+        ("a; " + "(" * 5000 + "python_version < '3'" + ")" * 5000 + "\npandas==1.5.3", {"pandas": "1.5.3"}),
+        ("pandas==1.5.3\n" + "#" * (10 << 20), {}),
+        ("pandas==1.5.3\n" * 1001, {}),
+    ],
+)
+def test_only_pins_that_apply_are_believed(folder, lines, expected):
+    (folder / "requirements.txt").write_text(lines + "\n")
+    own = {"python", "scikit-learn"}  # the flavor's word
+    assert {name: version for name, version in logged.made_with(folder).items() if name not in own} == expected
+    assert logged.made_with(folder)["python"] == "3.12.4"
+
+
+def test_brackets_in_brackets_are_refused_like_all_that_is_no_name_with_versions(folder):
+    (folder / "requirements.txt").write_text("a; " + "(" * 5000 + "python_version < '3'" + ")" * 5000)
+    with pytest.raises(UsageError, match="requirement 1 of the model"):
+        logged.requirements(folder)
+
+
 HAVE = {"python": "3.11.7", "scikit-learn": "1.9.1", "numpy": "2.4.6", "cloudpickle": "3.1.2", "xgboost-cpu": "3.2.0"}
+HAVE |= {"pandas": "3.1.0", "mlflow": "3.17.2", "scipy": "1.17.0"}
 
 
 @pytest.mark.parametrize(
@@ -138,12 +171,32 @@ HAVE = {"python": "3.11.7", "scikit-learn": "1.9.1", "numpy": "2.4.6", "cloudpic
         ({"python": "3.11.0", "numpy": "2.0.0", "scikit-learn": "1.9.0"}, "sklearn", True, ()),
         ({"python": "3.12.0"}, "sklearn", False, ("Python 3.12.0, here 3.11.7",)),
         ({"scikit-learn": "1.5.2"}, "sklearn", False, ("scikit-learn 1.5.2, here 1.9.1",)),
-        ({"scikit-learn": "1.5.2"}, "pytorch", False, ()),
+        ({"scikit-learn": "1.5.2"}, "pytorch", False, ("scikit-learn 1.5.2, here 1.9.1",)),
         ({"numpy": "1.26.4"}, "pytorch", False, ("numpy 1.26.4, here 2.4.6",)),
         ({"cloudpickle": "2.2.1"}, "pyfunc", True, ("cloudpickle 2.2.1, here 3.1.2",)),
         ({"cloudpickle": "2.2.1"}, "pyfunc", False, ()),
         ({"torch": "2.6.0+cu124"}, "pytorch", False, ("torch 2.6.0+cu124, here none",)),
-        ({"torch": "2.6.0"}, "sklearn", False, ()),
+        ({"torch": "2.6.0"}, "sklearn", False, ("torch 2.6.0, here none",)),
+        ({"pandas": "1.5.3"}, "pyfunc", False, ("pandas 1.5.3, here 3.1.0",)),
+        ({"pandas": "3.0.2"}, "sklearn", False, ("pandas 3.0.2, here 3.1.0",)),
+        ({"pandas": "3.1.9"}, "pytorch", False, ()),
+        ({"pandas": "3"}, "pytorch", False, ("pandas 3, here 3.1.0",)),  # 3 is 3.0
+        ({"mlflow": "3.1.0"}, "pyfunc", False, ()),  # it reads what its older versions wrote
+        ({"mlflow": "2.22.0"}, "pyfunc", False, ("mlflow 2.22.0, here 3.17.2",)),
+        ({"xgboost-cpu": "3.2.0"}, "pyfunc", False, ()),
+        # What the model is made of, what is not there, other major versions, other minor ones.
+        (
+            {"catboost": "1.2.8", "pandas": "1.5.3", "scipy": "1.16.0", "transformers": "4.30.0", "numpy": "1.26.4"},
+            "pyfunc",
+            True,
+            (
+                "numpy 1.26.4, here 2.4.6",
+                "catboost 1.2.8, here none",
+                "transformers 4.30.0, here none",
+                "pandas 1.5.3, here 3.1.0",
+                "scipy 1.16.0, here 1.17.0",
+            ),
+        ),
         ({"xgboost": "3.2.0"}, "xgboost", False, ()),
         ({"xgboost": "2.1.0"}, "xgboost", False, ("xgboost 2.1.0, here 3.2.0",)),
     ],

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from privacy_gate.errors import ModelOutputUnusable, UnsupportedModel
-from privacy_gate.sandbox import models
+from privacy_gate.errors import ModelOutputUnusable, ModuleMissing, UnsupportedModel
+from privacy_gate.sandbox import jobs, models
 from privacy_gate.sandbox.outputs import Form
 
 pytestmark = [
@@ -307,8 +307,14 @@ def test_real_flavors_load(tmp_path):
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(models.NATIVE, "xgboost", "no_such_library.xgboost")
-    with pytest.raises(ModelOutputUnusable, match="needs the module 'no_such_library'"):
+    with pytest.raises(ModuleMissing, match="needs the module 'no_such_library'") as caught:
         models.load(tmp_path, "xgboost")
+    job = jobs.Job(tmp_path, tmp_path, tmp_path, tmp_path / "log", None)
+    # As it travels; and of a model that imports it only when it is asked.
+    told = {"class": type(caught.value).__name__, "what": caught.value.what, "hint": caught.value.hint, "gate": True}
+    later = {"class": "ModuleNotFoundError", "where": "predict (m.py:3)", "gate": False}
+    assert [type(jobs._reported(one, None, job)) for one in (told, later)] == [ModuleMissing] * 2
+    assert type(jobs._reported({**later, "class": "ImportError"}, None, job)) is ModelOutputUnusable
 
 
 # --- answers of other kinds ---

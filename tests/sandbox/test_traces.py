@@ -11,7 +11,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy_gate.sandbox.traces import Columns, lightgbm_columns, xgboost_settings
+from privacy_gate.sandbox.traces import (
+    Columns,
+    _in_json,
+    _in_ubjson,
+    lightgbm_columns,
+    xgboost_columns,
+    xgboost_settings,
+)
 
 N = 120
 FRAME = pd.DataFrame(
@@ -53,6 +60,34 @@ def test_other_files_tell_nothing(tmp_path, content):
     (tmp_path / "model").write_bytes(content)
     assert lightgbm_columns(tmp_path / "model") == Columns()
     assert lightgbm_columns(tmp_path / "absent") == Columns()
+
+
+@pytest.mark.parametrize("suffix", ["ubj", "json"])
+def test_the_columns_of_xgboost_stand_in_its_file(tmp_path, suffix):
+    file = tmp_path / f"model.{suffix}"
+    for names in (["net income", "ü", 'a "b"'], ["f0", "f1", "f2"], None):
+        table = xgboost.DMatrix(np.arange(3.0 * N).reshape(N, 3), LABELS, feature_names=names)
+        xgboost.train({"objective": "binary:logistic", "nthread": 1}, table, 2).save_model(file)
+        known = names if names and names[0] != "f0" else ()
+        assert xgboost_columns(file) == Columns(tuple(known))
+    assert lightgbm_columns(file) == Columns() == xgboost_columns(tmp_path / "absent")
+
+
+@given(st.data())
+def test_a_broken_file_of_xgboost_tells_names_or_nothing(data):
+    def text(value):
+        return len(value).to_bytes(8, "big") + value
+
+    whole = b"{L" + text(b"learner") + b"{L" + text(b"feature_names") + b"[#L" + (2).to_bytes(8, "big")
+    whole += b"SL" + text(b"age") + b"SL" + text(b"pay")
+    assert _in_ubjson(whole) == ["age", "pay"]
+    at = data.draw(st.integers(0, len(whole) - 1))
+    broken = bytearray(whole)
+    broken[at] = data.draw(st.integers(0, 255))
+    for content in (bytes(broken), whole[:at]):
+        assert all(isinstance(name, str) for name in _in_ubjson(content))
+    assert _in_ubjson(whole[:-1]) == []
+    assert _in_json(b'{"feature_names":[1]') == _in_json(b'{"feature_names":' + b"[" * 9000) == []
 
 
 def test_settings_have_the_types_of_xgboost():

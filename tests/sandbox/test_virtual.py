@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from privacy_gate.errors import EvaluationFailed, ModelOutputUnusable, StorageFailed, UsageError, WorkerDied
+from privacy_gate.errors import (
+    EvaluationFailed,
+    ModelOutputUnusable,
+    ModuleMissing,
+    StorageFailed,
+    UsageError,
+    WorkerDied,
+)
 from privacy_gate.sandbox import choice, virtual
 from privacy_gate.sandbox.choice import choose
 from privacy_gate.sandbox.runtime import HERE, Runtime
@@ -300,3 +307,28 @@ def test_a_model_that_does_not_load_is_explained_by_other_versions(kind):
     with pytest.raises(kind) as caught, choice.explained(HERE):
         raise kind("it broke", "its words")
     assert caught.value.hint == "its words"
+
+
+def test_a_missing_module_always_leads_to_the_models_own_environment():
+    with pytest.raises(ModuleMissing) as caught, choice.explained(HERE):
+        raise ModuleMissing("it needs the module 'catboost'", "install it")
+    assert caught.value.hint == (
+        "environment: model loads it with its own versions, environment: /path/to/python names another interpreter; "
+        "install it"
+    )
+    with pytest.raises(ModuleMissing) as caught, choice.explained(Runtime(Path("/p"))):
+        raise ModuleMissing("it needs the module 'catboost'", "install it")
+    assert caught.value.hint == "install it"  # that is where it was loaded
+
+
+def test_a_handful_of_differences_is_told_and_the_rest_counted(tmp_path):
+    lines = [f"nowhere-{i:03}==1.0.0" for i in range(40)]
+    candidate = elsewhere.candidate(tmp_path / "model", requirements="\n".join(["pandas==1.5.3", *lines]))
+    runtime = choose("current", "cpu", candidate, folder=tmp_path, store=tmp_path / "store")
+    assert len(runtime.differs) == 41
+    told = choice.warning(runtime)
+    assert told.count("here none") == 5
+    assert told.endswith("; and 36 more")
+    with pytest.raises(WorkerDied) as caught, choice.explained(runtime):
+        raise WorkerDied("it broke")
+    assert "and 36 more: environment: model loads it" in caught.value.hint

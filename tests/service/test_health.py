@@ -18,7 +18,7 @@ import yaml
 
 from privacy_gate.cli import run
 from privacy_gate.errors import RegistryUnreachable, UsageError
-from privacy_gate.registry import Probe, Webhook
+from privacy_gate.registry import Probe, RegisteredVersion, Webhook
 from privacy_gate.service import Delivery, Event, health
 from privacy_gate.service.health import Finding, clock, examine, look, of_queue, of_state, ours, rules, try_delivery
 from privacy_gate.service.health import webhook as look_at_webhooks
@@ -40,6 +40,9 @@ class Server:
 
     def ping(self) -> list[Probe]:
         return [Probe("registry", self.well, "answers" if self.well else "does not answer", "is it up?")]
+
+    def versions(self) -> Iterator[RegisteredVersion]:
+        return iter([RegisteredVersion("churn", "1")])
 
     def webhooks(self) -> list[Webhook]:
         if self.error is not None:
@@ -262,8 +265,9 @@ def test_broken_files(subscribed, queue):
         (NOW, NOW - 100, NOW - 50, {"workers": "ok", "sweep": "fail"}),
         (NOW, NOW - 50, NOW - 100, {"workers": "ok", "sweep": "ok"}),
         (NOW, None, NOW - 100, {"workers": "ok", "sweep": "fail"}),
-        (NOW + 61, NOW, None, {"clocks": "fail"}),
-        (NOW, NOW + 3600, None, {"clocks": "fail"}),
+        (NOW + 61, NOW, None, {"clocks": "fail", "workers": "ok"}),
+        (NOW, NOW + 3600, None, {"clocks": "fail", "sweep": "fail"}),
+        (NOW + 3600, NOW, None, {"clocks": "fail", "workers": "fail"}),
     ],
 )
 def test_who_fell_silent(subscribed, queue, worker, swept, failed, expected):

@@ -245,7 +245,9 @@ def test_all_is_well(queue: Queue) -> None:
     [
         ("worker", {}, 181.0, "No worker looks for work"),
         ("sweep failed", "the registry did not answer", -1.0, "The last sweep failed"),
+        ("worker", {}, -301.0, "No worker looks for work"),
         ("sweep", {"covered": 0}, 901.0, "Sweeps have stopped"),
+        ("sweep", {"covered": 0}, -301.0, "Sweeps have stopped"),
         ("health", PROBES, 0.0, "1 check of the service and its webhook: there is something to mend"),
         ("health", {"not": "a list"}, 0.0, "1 check of the service and its webhook: there is something to mend"),
         ("health", [1], 0.0, "1 check of the service and its webhook: there is something to mend"),

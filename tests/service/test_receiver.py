@@ -824,9 +824,12 @@ def test_alive_and_ready(queue):
         assert live.get("/readyz").status == 503
         queue.remember(FILES, True, now[0])
         assert live.get("/readyz").status == 200
-        now[0] += 1.0
-        answer = live.get("/readyz")
-        assert (answer.status, answer.json) == (503, {"queue": True, "worker": False, "sweep": False, "files": True})
+        for seconds in (1.0, -180.0 - 301.0):  # too old, or by a clock that was ahead
+            queue.remember(receiver.WORKERS, {}, now[0] - 180.0 - seconds)
+            queue.remember(receiver.SWEPT, {}, now[0] + 301.0 if seconds < 0 else now[0] - 901.0)
+            answer = live.get("/readyz")
+            expected = {"queue": True, "worker": False, "sweep": False, "files": True}
+            assert (answer.status, answer.json) == (503, expected)
 
 
 def test_not_ready_without_a_queue(queue):

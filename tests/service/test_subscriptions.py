@@ -21,6 +21,7 @@ from privacy_gate.service.subscriptions import (
     fits,
     includes,
     load,
+    present,
     queue_url,
     terms,
 )
@@ -143,7 +144,7 @@ def test_everything_is_found_from_the_file(tmp_path):
     assert subscribed.named("fraud") is None
     from privacy_gate.policy import resolve
 
-    assert terms(subscribed, subscription).policy_sha256 == resolve(tmp_path / "policies/team.yaml").digest
+    assert subscribed.terms["churn-*"].policy_sha256 == resolve(tmp_path / "policies/team.yaml").digest
 
 
 def test_a_relative_database_is_found_from_the_folder_of_the_caller(tmp_path):
@@ -241,7 +242,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def own_terms(path):
     subscribed = load(path)
-    return terms(subscribed, subscribed.value.subscriptions[0])
+    return terms(subscribed, subscribed.value.subscriptions[0], RegisteredVersion("churn-eu", "1", run_id="r"))
 
 
 RECIPE = {"shadows": {"recipe": {"python": "train.py:train"}}}
@@ -281,6 +282,36 @@ def test_waivers_and_code_are_part_of_the_terms(tmp_path):
     (tmp_path / "train.py").write_text("def train(): return 1")
     seen.add(own_terms(path))
     assert len(seen) == 3
+
+
+def test_the_same_words_in_another_folder_are_other_terms(tmp_path):
+    """Their relative paths name other records: what was judged by the one set says nothing by the other."""
+    places = ("a/privacy-gate.yaml", "b/privacy-gate.yaml")
+    for place in places:
+        write(tmp_path / place.split("/")[0], "privacy-gate.yaml", **CONFIG)
+    wanted = [{"name": f"team-{place[0]}-*", "config": place} for place in places]
+    path = write(tmp_path, "subscriptions.yaml", apiVersion="privacy-gate/subscriptions/v1", subscriptions=wanted)
+    one, other = load(path).terms.values()
+    assert one.policy_sha256 == other.policy_sha256
+    assert one.config_sha256 != other.config_sha256
+
+
+def test_where_runs_name_the_records_a_verdict_is_about_one_name_and_one_run(tmp_path):
+    """A stranger may register the same files with a run of his own, which names records that the model never saw."""
+    versions = [
+        RegisteredVersion("churn-eu", "1", run_id="r"),
+        RegisteredVersion("churn-eu", "2", run_id="r"),
+        RegisteredVersion("churn-eu", "3", run_id="s"),
+        RegisteredVersion("churn-us", "1", run_id="r"),
+        RegisteredVersion("churn-us", "2"),
+    ]
+    for data, different in (("config", 1), ("run", 4)):
+        subscribed = load(team(tmp_path, data=data))
+        subscription = subscribed.value.subscriptions[0]
+        by = [terms(subscribed, subscription, version) for version in versions]
+        assert len(set(by)) == different
+        assert by[0] == by[1]
+        assert by == [present(subscribed, version) for version in versions]
 
 
 def test_terms_do_not_depend_on_where_the_folder_is(tmp_path):

@@ -14,6 +14,7 @@ from privacy_gate.errors import CandidateNotFound, RegistryUnreachable
 from privacy_gate.registry import Probe
 from privacy_gate.registry.in_memory import InMemoryRegistry
 from privacy_gate.service import Judged, Key, State, Terms, Wanted
+from privacy_gate.service import sweep as sweeping
 from privacy_gate.service.queue import Queue, open_queue
 from privacy_gate.service.subscriptions import Subscribed, load
 from privacy_gate.service.sweep import (
@@ -85,6 +86,7 @@ class World:
         until: str | None = FAR,
         terms: Terms | None = None,
         kept: bool = True,
+        run: str | None = None,
     ) -> None:
         """As a worker would have done it."""
         self.queue.request(Wanted(name, version, "churn*"), NOW - 100)
@@ -93,7 +95,7 @@ class World:
         assert (job.name, job.version) == (name, version)
         key = Key(self.digest(name, version), terms or self.terms)
         if kept:
-            self.queue.record(Judged(key, status, code, "said", None, None, until, NOW - 80))
+            self.queue.record(Judged(key, status, code, "said", run, run and "reports/x", until, NOW - 80))
         self.queue.finish(job, status, key, key.terms, NOW - 80)
 
     def sweep(self, *, verify: bool = False, now: float = NOW, **options) -> Swept:
@@ -532,6 +534,54 @@ def test_a_pass_that_was_short_from_the_beginning_is_not_renewed_before_it_ends(
     world.judge("churn", "1", until="2027-01-16")
     assert world.reasons(now=NOW + 40 * 3600.0 - 1) == {}  # the last second of the 16th
     assert world.reasons(now=NOW + 40 * 3600.0) == {"churn/1": "its pass ended with 2027-01-16"}
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_forged_tags_of_a_verdict_are_set_right(world, verify):
+    """People and other programs read them, whatever the alias says."""
+    for number, (status, code, until) in enumerate((("pass", 0, FAR), ("fail", 1, None)), 1):
+        version = world.register("churn", content=f"weights {number}")
+        world.judge("churn", version, status, code, until)
+    world.sweep()
+    tags = [world.registry.version("churn", version).tags for version in "12"]
+    assert [own["privacy_gate.verdict"] for own in tags] == ["pass", "fail"]
+    world.registry.mark("churn", "2", tags[0] | {"owner": "b"})
+    before = world.registry.version("churn", "1").tags
+    swept = world.sweep(verify=verify)
+    assert (swept.queued, swept.failures) == ((), 0)
+    assert world.registry.version("churn", "2").tags == tags[1] | {"owner": "b"}
+    assert world.registry.version("churn", "1").tags == before
+
+
+def test_a_verdict_whose_evidence_is_gone_is_asked_for_anew_once_its_tags_are_touched(world):
+    world.register("churn")
+    world.judge("churn", "1", run="deleted")
+    (world.subscribed.state / "reports" / "x").mkdir(parents=True)
+    (world.subscribed.state / "reports" / "x" / "report.json").write_text("{}")
+    assert world.reasons() == {"churn/1": "the evidence of its verdict is gone"}
+
+
+def test_a_verdict_that_is_dated_ahead_of_now_is_asked_for_anew(world):
+    """A clock that was a year ahead gave a pass that lasts a year longer than any may."""
+    world.register("churn")
+    world.judge("churn", "1")
+    assert world.reasons(now=NOW - 80 - 299) == {}
+    assert world.reasons(now=NOW - 80 - 301) == {"churn/1": "its verdict is dated ahead of now"}
+
+
+def test_a_hashing_sweep_leaves_what_others_told_meanwhile(world, monkeypatch):
+    told = sweeping._Sweep.run
+
+    def run(self):
+        world.queue.remember(SWEPT, {"covered": 7}, NOW + 5000)
+        return told(self)
+
+    world.sweep(now=NOW + 9000)  # by a clock that was ahead: it does not count
+    world.sweep(verify=True)
+    assert world.queue.recall(SWEPT)[1] == NOW
+    monkeypatch.setattr(sweeping._Sweep, "run", run)
+    world.sweep(verify=True)
+    assert world.queue.recall(SWEPT) == ({"covered": 7}, NOW + 5000)
 
 
 def test_a_registry_that_does_not_list_is_told(world, monkeypatch):

@@ -255,6 +255,29 @@ def test_an_older_pass_stays_approved_when_a_newer_version_fails(world: World) -
     assert world.registry.alias("churn", ALIAS) == "1"
 
 
+def test_where_runs_name_the_records_the_same_files_by_another_run_are_judged_on_their_own(world: World) -> None:
+    """A stranger's run may name records that the model never saw: his pass is not the owner's, nor the other way."""
+    world.subscribe(data="run")
+    for run in ("theirs", "ours", "ours"):
+        version, versions = world.register(), world.registry.models["churn"]
+        versions[version] = dataclasses.replace(versions[version], run_id=run)
+    world.plan(0)
+    assert world.work()
+    assert world.registry.alias("churn", ALIAS) == "1"
+    world.plan(1)
+    assert world.work()
+    assert world.job("2").outcome.startswith("fail: said")
+    assert world.work()
+    assert world.job("3").outcome.startswith("the same files were judged by the same terms before: fail")
+    assert [each["job"]["records"]["run"] for each in world.began] == ["theirs", "ours"]
+    assert world.registry.alias("churn", ALIAS) == "1"
+    swept = writeback.settle(world.registry, world.queue, world.subscribed, "churn", verify=True, now=world.now)
+    assert (swept.after, swept.notes) == ("1", ())
+    world.registry.move_alias("churn", ALIAS, "3")  # by hand
+    swept = writeback.settle(world.registry, world.queue, world.subscribed, "churn", verify=False, now=world.now)
+    assert (swept.before, swept.after) == ("3", "1")
+
+
 def test_a_copy_is_not_judged_again(world: World) -> None:
     world.register()
     world.plan(0)
@@ -558,11 +581,13 @@ def test_a_full_disk_leaves_no_half_of_a_report(world: World, monkeypatch: pytes
     assert world.job().state is State.DONE
 
 
-def test_a_disk_that_is_full_without_a_job_parks_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["bytes", "files"])
+def test_a_disk_that_is_full_without_a_job_parks_none(world: World, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     world.register()
     world.plan(0)
     resolve = InMemoryRegistry.resolve
-    free = [worker.LEAST_FREE - 1]
+    least = {"bytes": worker.LEAST_FREE, "files": worker.LEAST_FILES}
+    free = [least[what] - 1]
 
     def full(self: InMemoryRegistry, uri: str, into: Path) -> Any:
         into.mkdir()
@@ -571,16 +596,17 @@ def test_a_disk_that_is_full_without_a_job_parks_none(world: World, monkeypatch:
 
     def usage(folder: Path) -> Any:
         left = list(world.state.rglob("half"))
-        return types.SimpleNamespace(free=free[0] if not left else 0)
+        known = least | {what: free[0] if not left else 0}
+        return types.SimpleNamespace(f_bavail=known["bytes"], f_frsize=1, f_files=1 << 20, f_favail=known["files"])
 
     monkeypatch.setattr(InMemoryRegistry, "resolve", full)
-    monkeypatch.setattr("privacy_gate.service.worker.shutil.disk_usage", usage)
+    monkeypatch.setattr("privacy_gate.service.worker.os.statvfs", usage)
     for _ in range(10):
         assert world.work()
         assert (world.job().state, world.job().attempts) == (State.QUEUED, 0)
         assert "no space left" in world.job().outcome
         world.now += 3600
-    free[0] = worker.LEAST_FREE  # there is room without it: it is this model that does not fit
+    free[0] = least[what]  # there is room without it: it is this model that does not fit
     while world.work():
         world.now += 3600
     assert (world.job().state, world.job().attempts) == (State.PARKED, 3)

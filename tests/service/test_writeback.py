@@ -457,6 +457,9 @@ def test_a_version_that_vanished_is_tried_again_and_not_parked(world: World) -> 
         ({"exit_code": 1, "status": "fail", "valid_until": None}, True),
         ({"exit_code": 4, "status": "inconclusive", "valid_until": None}, True),
         ({"status": "fail"}, False),
+        ({"at": NOW + 301}, False),
+        ({"at": NOW + 301, "exit_code": 1, "status": "fail", "valid_until": None}, False),
+        ({"at": NOW + 299}, True),
     ],
 )
 def test_which_verdicts_stand(changes: dict[str, Any], stands: bool) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from privacy_gate.datamodel import Candidate
 from privacy_gate.errors import ConfigError, ModelOutputUnusable, NotEvaluable, RecipeFailed, UsageError, WorkerDied
 from privacy_gate.request import Recipe, TorchTraining
 from privacy_gate.sandbox import models
+from privacy_gate.sandbox.outputs import Form
 from privacy_gate.shadows.plan import balanced
 from privacy_gate.shadows.store import Store
 from privacy_gate.shadows.train import Progress, cpu_features, keys, numeric_path, prepare, train, usable_cores
@@ -202,6 +204,10 @@ def test_the_key_follows_everything_that_a_shadow_depends_on(world):
     text = world.task(Recipe(python="recipe.py:train"), class_values=("0", "1", "2"))
     number = world.task(Recipe(python="recipe.py:train"))
     assert not set(keys(world.plan, text)) & set(keys(world.plan, number))
+    forms = [Form(column=column) for column in (None, "score", 1, ("a", "b", "c"), ("b", "a", "c"))]
+    named = [keys(world.plan, replace(number, form=form))[0] for form in forms]
+    assert len(set(named)) == len(forms)
+    assert named[0] == keys(world.plan, number)[0]  # what came later leaves names as they were
 
 
 def test_the_key_follows_the_training_settings(world):

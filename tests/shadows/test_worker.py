@@ -101,6 +101,20 @@ def test_columns_that_a_shadow_names_follow_the_candidates_class_order():
     np.testing.assert_array_equal(answer.values, np.stack([1 - X[:, 0], np.zeros(3), X[:, 0]], axis=1))
 
 
+def test_a_shadow_is_read_by_the_picked_column_where_it_has_it_and_as_a_whole_where_it_has_none():
+    expected = np.concatenate([1 - X, X], axis=1)
+    beside = pd.DataFrame({"label": ["yes", "no", "yes"], "score": X[:, 0]})
+    for column in ("score", 1):
+        form = Form("probabilities", ("no", "yes"), column=column)
+        for model in (Fitted(["no", "yes"]), Fitted([0, 1]), lambda x: np.concatenate([1 - x, x], axis=1)):
+            np.testing.assert_array_equal(asked(model, form, X).values, expected)
+    picked = Form("probabilities", ("no", "yes"), column="score")
+    np.testing.assert_array_equal(asked(lambda x: beside, picked, X).values, expected)
+    flipped = Form("probabilities", ("no", "yes"), 0, column="score")
+    np.testing.assert_array_equal(asked(lambda x: beside, flipped, X).values, expected[:, ::-1])
+    np.testing.assert_array_equal(asked(Fitted(["no", "yes"]), flipped, X).values, expected)
+
+
 def test_answers_without_a_model_are_decided_where_the_candidate_tells_labels():
     context = Context(Recipe(), Path(), None, "pyfunc", ("no", "yes"))
     given = Answered(np.array([[0.3, 0.7], [0.8, 0.2]]), "probabilities", None)

@@ -36,6 +36,21 @@ def test_an_npz_and_a_folder_agree(tmp_path: Path) -> None:
         np.testing.assert_array_equal(values, of_folder[name])
 
 
+def test_a_capital_x_holds_the_features_where_there_is_no_small_one(tmp_path: Path) -> None:
+    x, y = np.arange(6.0).reshape(3, 2), np.array([0, 1, 0])
+    np.savez(tmp_path / "t.npz", X=x, y=y)
+    np.savez(tmp_path / "both.npz", X=x + 1, x=x, y=y)
+    stored(tmp_path / "t", X=x, y=y)
+    for name, rest in (("t.npz", {"y"}), ("t", {"y"}), ("both.npz", {"X", "y"})):
+        arrays = read(tmp_path, name)
+        assert set(arrays) == {"x", *rest}
+        np.testing.assert_array_equal(arrays["x"], x)
+    np.savez(tmp_path / "odd.npz", features=x, y=y)
+    with pytest.raises(DataError, match="holds no array 'x', the features; its arrays are features, y") as error:
+        read(tmp_path, "odd.npz")
+    assert "{dataset: records.py:members}" in error.value.hint
+
+
 def test_a_folder_is_mapped_and_read_only(tmp_path: Path) -> None:
     folder = stored(tmp_path / "t", x=np.zeros((3, 2), np.float32), y=np.zeros(3))
     x = read(tmp_path, "t")["x"]

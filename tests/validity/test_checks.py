@@ -66,6 +66,14 @@ class TestShadowFidelity:
         ]
         assert statuses == ["pass", "pass", "warn", "fail", "fail"]
 
+    def test_a_warning_does_not_read_like_a_pass(self):
+        reasons = [
+            run("shadow_fidelity", circumstances(shadow_accuracy=(0.95 - gap, 0.85))).reason for gap in (0.0, 0.03)
+        ]
+        assert all("could be up to" in reason and "at most" not in reason for reason in reasons)
+        warned = ["it may be more than 3 points: more shadows would tell" in reason for reason in reasons]
+        assert warned == [False, True]
+
     def test_either_side_and_either_direction(self):
         for accuracy in ((0.85, 0.85), (0.95, 0.75), (0.95, 0.95), (0.99, 0.70)):
             assert run("shadow_fidelity", circumstances(shadow_accuracy=accuracy)).status == "fail"
@@ -120,7 +128,9 @@ class TestFewReferences:
     def test_out_only_references_are_no_fault(self):
         world = circumstances(n=100, shadows=8)
         out = np.zeros((8, 200), dtype=np.bool_)
-        assert run("few_references", _with_references(world, out)).status == "pass"
+        finding = run("few_references", _with_references(world, out))
+        assert finding.status == "pass"
+        assert "one-sided form for all records: no record is in 2 reference models" in finding.reason
 
     def test_records_seen_by_too_few(self):
         world = circumstances(n=100, shadows=8)
@@ -131,7 +141,20 @@ class TestFewReferences:
         inside[:, 7] = True
         finding = run("few_references", _with_references(world, inside))
         assert finding.status == "warn"
-        assert "1 records" in finding.reason
+        assert "1 record is in or out of fewer than 2" in finding.reason
+
+    @pytest.mark.parametrize(("thin", "told"), [(0, ""), (10, "prior for 10 of them"), (11, "one-sided form")])
+    def test_says_what_became_of_the_attack(self, thin, told):
+        """Of 200 records 5 % may lack references: with one more, the attack changes for all of them."""
+        world = circumstances(n=100, shadows=8)
+        inside = np.repeat(np.arange(8) < 4, 200).reshape(8, 200)
+        inside[1:, :thin] = False
+        finding = run("few_references", _with_references(world, inside))
+        assert finding.status == ("warn" if thin else "pass")
+        assert told in finding.reason
+        assert ("LiRA" in finding.reason) == bool(thin)
+        others = replace(world, attacks=[a for a in world.attacks if a.id != "lira"])
+        assert "LiRA" not in run("few_references", _with_references(others, inside)).reason
 
     def test_no_matter_without_a_reference_attack(self):
         world = circumstances(n=100, shadows=2)

@@ -24,6 +24,9 @@ from privacy_gate.shadows.recipes import Context, defended, recipe, training_def
 from privacy_gate.shadows.source import locate
 from privacy_gate.storage import sha256_of_file
 
+# Of MLflow's flavor xgboost, whose file of their own keeps the trees alone.
+UNSAVED = frozenset({"xgboost.core.Booster", "xgboost.sklearn.XGBClassifier"})
+
 _OTHER_WAYS = (
     "set shadows.recipe.python (path.py:train, called as train(features, labels, *, seed), returns a fitted model),"
     " or shadows.recipe.model (path.py:factory, returns an untrained torch module) with shadows.recipe.training"
@@ -56,17 +59,23 @@ def _identity(context: Context, description: Description | None) -> Mapping[str,
     }
 
 
-def _check_fit(context: Context, described: Mapping[str, Any]) -> None:
-    """UsageError where the settings that the file has lost are not told, or nothing takes what `fit:` gives."""
-    given = context.settings.fit
-    name = last_class(described)
-    told = {} if given is None else given.keywords
-    if described.get("unsaved") and not isinstance(told.get("params"), Mapping):
+def require_params(settings: Recipe) -> None:
+    """UsageError where the settings that XGBoost's file has lost are not told: known before the model is loaded."""
+    told = {} if settings.fit is None else settings.fit.keywords
+    if not isinstance(told.get("params"), Mapping):
         raise UsageError(
             "XGBoost's file keeps the trees, not the settings that grew them: a clone would be trained with defaults",
             "tell them, as they were given to training: shadows.recipe.fit.keywords.params: {max_depth: ..., eta: ...}"
             " ({} if all are the defaults); or set shadows.recipe.python or shadows.recipe.command",
         )
+
+
+def _check_fit(context: Context, described: Mapping[str, Any]) -> None:
+    """UsageError where the settings that the file has lost are not told, or nothing takes what `fit:` gives."""
+    given = context.settings.fit
+    name = last_class(described)
+    if described.get("unsaved"):
+        require_params(context.settings)
     if given is None:
         return
     if given.eval_set is not None and name not in fitting.WATCHING:

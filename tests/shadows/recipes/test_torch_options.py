@@ -101,6 +101,14 @@ def test_without_the_options_shadows_keep_their_names(folder):
     assert identity(folder, schedule="step", step_size=2, **defaults) == found
 
 
+def test_each_precision_has_shadows_of_its_own(folder):
+    found = {identity(folder, precision=precision) for precision in ("float32", "bfloat16", "float16")}
+    assert len(found) == 3
+    trained = [weights(train(folder, precision=precision)) for precision in ("float32", "bfloat16", "float16")]
+    assert not torch.equal(trained[0], trained[2])
+    assert not torch.equal(trained[1], trained[2])
+
+
 def test_each_option_makes_other_shadows(folder):
     found = {identity(folder), *(identity(folder, **{name: value}) for name, value in OPTIONS.items())}
     assert len(found) == 1 + len(OPTIONS)
