@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sqlite3
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -66,16 +67,21 @@ _SETTINGS = {
 }
 _NOISY = ("mlflow", "alembic", "sqlalchemy", "urllib3", "huey", "git")
 _MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"})
+_IMPORT = threading.Lock()
 
 
 def _quiet() -> None:
-    """Import MLflow so that it writes nothing to stdout or stderr and calls nobody."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import mlflow  # noqa: F401  # its import configures the loggers that are turned down next
+    """Import MLflow so that it writes nothing to stdout or stderr and calls nobody.
 
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    One thread at a time: two that begin with different modules of its circle leave both with halves, for good.
+    """
+    with _IMPORT:
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        import mlflow  # noqa: F401  # its import configures the loggers that are turned down next
+
+        for name in _NOISY:
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def redact(text: str) -> str:
@@ -191,10 +197,10 @@ class MlflowRegistry:
         self.models = models
         for uri in {tracking: None, models: None}:
             check_uri(uri)
+        _quiet()
 
     @cached_property
     def _client(self) -> MlflowClient:
-        _quiet()
         from mlflow import MlflowClient
 
         with _asking(self.tracking):

@@ -313,8 +313,8 @@ def predictions(leaky: bool) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
     arrays: dict[str, np.ndarray] = {}
     for side in ("member", "nonmember"):
-        labels = np.arange(200) % 2
-        sure = rng.beta(40, 1, 200) if leaky and side == "member" else rng.beta(4, 2, 200)
+        labels = np.arange(400) % 2
+        sure = rng.beta(40, 1, 400) if leaky and side == "member" else rng.beta(4, 2, 400)
         right = np.where(labels == 1, sure, 1 - sure)
         arrays[f"target_{side}_probs"] = np.stack([1 - right, right], axis=1)
         arrays[f"target_{side}_labels"] = labels
@@ -632,6 +632,7 @@ extends: standard
 rules:
   PG103: {action: warn, reason: the fast suite has no reference attack}
   PG104: {action: warn, reason: the fast suite has no reference attack}
+  PG201: {max: 0.05, action: block, reason: 400 persons on a side are too few for 1 %}
   PG501: {attacks: [correctness, confidence]}
 """
 

@@ -12,13 +12,16 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from privacy_gate.errors import GateError, RegistryUnreachable, UsageError
 from privacy_gate.registry import RecordedReport, open_registry
+from privacy_gate.registry import mlflow as module
 from privacy_gate.registry.mlflow import MlflowRegistry, _named, _rows, _seconds, check_uri, redact
+from tests.mlflow_server import embedded_registry
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -498,3 +501,20 @@ def test_mlflow_writes_nothing_to_stdout_or_stderr(real, tmp_path):
     assert done.stdout == ""
     noise = [line for line in done.stderr.splitlines() if "Warning" not in line and not line.startswith("  ")]
     assert noise == []
+
+
+def test_two_threads_do_not_import_mlflow_at_once(tmp_path: Path) -> None:
+    """Each would leave the other with half of it, in every later call: a worker and its sweep begin together."""
+    opened = threading.Event()
+    uri = embedded_registry(tmp_path)
+
+    def open_it() -> None:
+        MlflowRegistry(uri, uri)
+        opened.set()
+
+    with module._IMPORT:
+        thread = threading.Thread(target=open_it)
+        thread.start()
+        assert not opened.wait(0.1)
+    assert opened.wait(30)
+    thread.join()
