@@ -89,4 +89,7 @@ def test_the_policy_says_what_the_records_can_decide(hour: Hour) -> None:
     assert "cannot prove a violation (about 7,492 non-members needed)" in " ".join(plan.said.split())
     assert "2,954 persons" in rule.settings.reason
     assert "7,492" in rule.settings.reason
-    assert [r for r in policy.rules if r.id != "PG104"] == [r for r in resolve("standard").rules if r.id != "PG104"]
+    own = ("PG104", "PG201")
+    assert [r for r in policy.rules if r.id not in own] == [r for r in resolve("standard").rules if r.id not in own]
+    (wider,) = [rule.settings for rule in policy.rules if rule.id == "PG201"]
+    assert (wider.max, wider.action) == (0.02, "block")
