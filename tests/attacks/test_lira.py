@@ -13,7 +13,7 @@ from privacy_gate.attacks import CATALOG
 from privacy_gate.attacks.lira import offline, online
 from privacy_gate.datamodel import ThreatModel
 from privacy_gate.errors import NotEvaluable
-from tests.worlds import auc, gaussian_world
+from tests.worlds import auc, gaussian_world, reordered
 
 
 def references(shadows=8, records=40, seed=0, ragged=True):
@@ -312,15 +312,7 @@ def test_thin_records_change_nothing_of_what_is_owed(shadows):
     seen = thinned(seen, [1, 0, 1])
     scores = np.array(CATALOG["lira"].score(seen))
     order = np.random.default_rng(0).permutation(seen.n)
-    turned = replace(
-        seen,
-        target={name: values[order] for name, values in seen.target.items()},
-        labels=seen.labels[order],
-        known=seen.known[order],
-        persons=seen.persons[order],
-        references={name: values[:, order] for name, values in seen.references.items()},
-        reference_member=seen.reference_member[:, order],
-    )
+    turned = reordered(seen, order)
     np.testing.assert_allclose(CATALOG["lira"].score(turned), scores[order], rtol=1e-9, atol=1e-9)
     moved = replace(
         seen,
