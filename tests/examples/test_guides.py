@@ -31,7 +31,7 @@ PAGE = """# A guide
 
 Prose between.
 
-    $ gate check    # ends with 1
+    $ gate check    # ends with 1 or 4
     …
 
     rule  limit
@@ -50,8 +50,8 @@ not a step
 
 def test_a_page_is_its_commands_and_settings_in_order() -> None:
     assert list(page(PAGE)) == [
-        Command("python train.py data --leaves 7", 0, ("version 1: 0.990",)),
-        Command("gate check", 1, ("…", "", "rule  limit")),
+        Command("python train.py data --leaves 7", (0,), ("version 1: 0.990",)),
+        Command("gate check", (1, 4), ("…", "", "rule  limit")),
         Command("gate explain"),
         Edit("gate.yaml", {"data": {"seen": "v.csv"}}),
     ]
