@@ -101,8 +101,10 @@ class Proportion:
         return self.p if self.known else clopper_pearson_upper(self.p * self.n, self.n, alpha)
 
 
-def effective_size(hits: Bools, persons: Ints) -> float:
+def effective_size(hits: Bools | Floats, persons: Ints) -> float:
     """How many independent records tell as much about the share of hits as these n; n where nobody has two.
+
+    Hits may be amounts from 0 to 1: steps of -1, 0 and 1, for example, as (step + 1) / 2, which changes no ratio.
 
     n divided by the design effect: the person-robust variance of the ratio estimator (with m/(m-1)) over that of
     independent records (with n/(n-1)), at most n. Both are taken with two pseudo-persons of mean size added, one
@@ -121,31 +123,37 @@ def effective_size(hits: Bools, persons: Ints) -> float:
     if len(sizes) == len(hits):
         return float(len(hits))
     caught = np.bincount(persons, weights=hits)[present].astype(np.float64)
-    return float(_effective_sizes(caught, sizes, np.zeros(len(sizes), dtype=np.int64), 1)[0])
+    between = float(np.dot(hits, 1.0 - hits)) if hits.dtype != np.bool_ else 0.0
+    return float(_effective_sizes(caught, sizes, np.zeros(len(sizes), dtype=np.int64), 1, between)[0])
 
 
-def _effective_sizes(caught: Floats, sizes: Ints, cell: Ints, cells: int) -> Floats:
-    """`effective_size` of many sets at once: [cells] from persons [m] with `caught` hits in `sizes` records each."""
+def _effective_sizes(caught: Floats, sizes: Ints, cell: Ints, cells: int, between: float = 0.0) -> Floats:
+    """`effective_size` of many sets at once: [cells] from persons [m] with `caught` hits in `sizes` records each.
+
+    between  sum of x (1 - x) over the records' amounts x: by so much they vary less than hits and misses of this share
+    """
     n, m = (np.bincount(cell, weights=w, minlength=cells).astype(np.float64) for w in (sizes, None))
     if (m == n).all():
         return n
     squared = np.square(sizes.astype(np.float64))
     squares, fourths = (np.bincount(cell, weights=w, minlength=cells) for w in (squared, squared * squared))
-    plain = _over_design_effect(caught, sizes, cell, n, m, n / m)
+    plain = _over_design_effect(caught, sizes, cell, n, m, n / m, between)
     # Divided first, so that equal sizes give m and their size to the last bit.
     typical = fourths / squares
-    sparing = _over_design_effect(caught, sizes, cell, n, squares / typical, np.sqrt(typical))
+    sparing = _over_design_effect(caught, sizes, cell, n, squares / typical, np.sqrt(typical), between)
     return np.asarray(np.where(m == n, n, np.minimum(plain, np.maximum(n * n / squares, sparing))))
 
 
-def _over_design_effect(caught: Floats, sizes: Ints, cell: Ints, n: Floats, m: Floats, pseudo: Floats) -> Floats:
+def _over_design_effect(
+    caught: Floats, sizes: Ints, cell: Ints, n: Floats, m: Floats, pseudo: Floats, between: float
+) -> Floats:
     """[cells] n over the design effect of as good as m persons, with two pseudo-persons of size `pseudo` [cells]."""
     n_all, m_all = n + 2.0 * pseudo, m + 2.0
     p = (np.bincount(cell, weights=caught, minlength=len(n)) + pseudo) / n_all
     squares = np.bincount(cell, weights=np.square(caught - p[cell] * sizes), minlength=len(n))
     of_pseudo_persons = pseudo**2 * ((1.0 - p) ** 2 + p**2)
     clustered = m_all / (m_all - 1.0) * (squares + of_pseudo_persons) / n_all**2
-    independent = p * (1.0 - p) / (n_all - 1.0)
+    independent = (p * (1.0 - p) - between / n_all) / (n_all - 1.0)
     return np.asarray(n / np.maximum(1.0, clustered / independent))
 
 

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from privacy_gate import thresholds
 from privacy_gate.attacks import Attack
 from privacy_gate.datamodel import Audit, Bools, Ints, Measurement, Observations, Scope, ThreatModel, threat_told
 from privacy_gate.errors import GateError
-from privacy_gate.metrics import Proportion, averaged, normal_deviate
+from privacy_gate.metrics import Proportion, averaged, effective_size, normal_deviate
 
 _REPEATS = 5
 
@@ -59,27 +58,8 @@ def gain(first: Bools, second: Bools, persons: Ints) -> Gain:
     norm = math.sqrt(float(sums[0] @ sums[0]) * float(sums[1] @ sums[1]))
     # A positive one would narrow the interval on the word of a few people; it is not believed.
     correlation = min(0.0, float(sums[0] @ sums[1]) / norm) if norm > 0 else 0.0
-    size = _effective_size(only[0] - only[1], index, sizes)
+    size = effective_size((1.0 + only[0] - only[1]) / 2.0, index)
     return Gain(Proportion(shares[0], size), Proportion(shares[1], size), max(correlation, -1.0))
-
-
-def _effective_size(steps: NDArray[np.float64], index: Ints, sizes: NDArray[np.float64]) -> float:
-    """How many independent records tell as much about the mean of steps [n] in {-1, 0, 1} as these do.
-
-    n over the design effect, with two pseudo-persons of mean size, one all +1 and one all -1: without them two
-    decisions that agree on everybody would say nothing of how alike one person's records are.
-    """
-    n, m = len(steps), len(sizes)
-    if m == n:
-        return float(n)
-    mean_size = n / m
-    n_all, m_all = n + 2.0 * mean_size, m + 2.0
-    mean = float(steps.sum()) / n_all
-    of_pseudo = mean_size**2 * ((1.0 - mean) ** 2 + (1.0 + mean) ** 2)
-    squares = float(np.square(np.bincount(index, weights=steps) - mean * sizes).sum()) + of_pseudo
-    clustered = m_all / (m_all - 1.0) * squares / n_all**2
-    spread = (float(np.square(steps).sum()) + 2.0 * mean_size) / n_all - mean**2
-    return n / max(1.0, clustered / (spread / (n_all - 1.0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,6 +286,25 @@ def test_with_few_large_persons_the_size_is_the_worst_cases():
     assert plain > 1.4 * kish
 
 
+def test_steps_of_two_decisions_have_their_size_by_the_same_formula():
+    """In -1, 0 and 1, by its definition, person by person; few of whom have many records get the worst case's."""
+    rng = np.random.default_rng(4)
+    persons = np.repeat(alone(150), 4)
+    steps = np.where(rng.random(600) < 0.5, rng.choice([-1, 0, 1], 150)[persons], rng.choice([-1, 0, 1], 600))
+    # Two pseudo-persons of four records, one all +1, one all -1.
+    mean = steps.sum() / 608
+    sums = [sum(steps[persons == person] - mean) for person in range(150)] + [4 * (1 - mean), 4 * (-1 - mean)]
+    clustered = 152 / 151 * sum(s * s for s in sums) / 608**2
+    alike = (sum(steps**2) + 8) / 608 - mean**2
+    expected = 600 / (clustered / (alike / 607))
+    assert metrics.effective_size((1 + steps) / 2, persons) == pytest.approx(expected)
+    assert expected < 500
+    sizes = the_sizes((3, 0.6, 1000), None)
+    people = np.repeat(alone(1000), sizes)
+    found = metrics.effective_size(np.where(people < 3, 1.0, 0.5), people)
+    assert found == pytest.approx(sizes.sum() ** 2 / (sizes**2).sum())
+
+
 @pytest.mark.parametrize(("tpr", "fpr", "n"), [(0.5, 0.5, 100), (0.6, 0.5, 1000), (0.95, 0.9, 50), (0.999, 0.6, 1000)])
 def test_advantage_bounds_hold_at_their_level(tpr, fpr, n):
     rng, runs, truth = np.random.default_rng(1), 3000, tpr - fpr

@@ -48,7 +48,6 @@ LARGEST = 32 << 20  # bytes of a file of a report
 _TEXT = 600  # characters of any text from elsewhere
 _WORD = 30  # of what should be a word
 _NAME = 250  # a longer name is no model's
-_LATE = 3  # sweeps, or leases of a worker, that may be missed before the page says so
 
 _ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -197,14 +196,14 @@ class Status:
     @property
     def overdue(self) -> bool:
         """Whether sweeps have stopped."""
-        return self.sweep is not None and not fresh(self.sweep.at, self.now, _LATE * self.sweep_every)
+        return self.sweep is not None and not fresh(self.sweep.at, self.now, health.LATE * self.sweep_every)
 
     @property
     def manned(self) -> bool:
         """Whether there is a worker: one that holds a job, or that looked for one lately."""
         if len(self.silent) < len(self.running.jobs):
             return True
-        return self.worked is not None and fresh(self.worked, self.now, _LATE * self.lease)
+        return self.worked is not None and fresh(self.worked, self.now, health.LATE * self.lease)
 
     @property
     def wrong(self) -> tuple[tuple[str, str], ...]:

@@ -36,7 +36,7 @@ from privacy_gate.registry import TAG_PREFIX
 from privacy_gate.release import VERSION
 from privacy_gate.sandbox.untrusted import clean, where
 from privacy_gate.service import Delivery, Event, Job, State, Wanted, fresh, webhook
-from privacy_gate.service.health import FILES, WORKERS
+from privacy_gate.service.health import FILES, LATE, WORKERS
 from privacy_gate.service.limits import PerClient, Recent, per_minute
 from privacy_gate.service.queue import Queue
 from privacy_gate.service.subscriptions import Subscriptions, concerns, find
@@ -805,7 +805,7 @@ def _public(settings: Subscriptions, queue: Queue, clock: Callable[[], float]) -
     router = APIRouter()
 
     def look() -> Ready:
-        young = {WORKERS: 3 * settings.service.lease, SWEPT: 3 * settings.service.sweep_every}
+        young = {WORKERS: LATE * settings.service.lease, SWEPT: LATE * settings.service.sweep_every}
         try:
             queue.ping()
             seen = {name: queue.recall(name) for name in young}
